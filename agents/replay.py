@@ -1,0 +1,257 @@
+"""Replay memory: every frame is stored once, stacks are rebuilt at sampling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Padding = Literal["repeat", "zero"]
+
+
+class Batch(NamedTuple):
+    """A minibatch of B transitions, on the learner's device."""
+
+    observation: Tensor  # (B, *observation)
+    action: Tensor  # (B,) int64 or (B, action_dim) float32
+    reward: Tensor  # (B,) float32, raw
+    next_observation: Tensor  # (B, *observation): the true successor, also where the episode was truncated
+    terminated: Tensor  # (B,) float32: 1 where nothing may be bootstrapped
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one stored transition consists of."""
+
+    frame_shape: tuple[int, ...]
+    frame_dtype: torch.dtype
+    action_shape: tuple[int, ...]  # () for discrete actions
+    stack: int = 1  # frames in an observation; 1: the observation is the frame itself
+    padding: Padding = "repeat"  # before an episode's first frame: repeat it, or zeros
+
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """Discrete actions fit a byte; continuous ones are float32."""
+        return torch.float32 if self.action_shape else torch.uint8
+
+    def bytes_per_slot(self) -> int:
+        """Memory of one slot: frame, action, reward, two flags and the frame's age in its episode."""
+        frame = int(np.prod(self.frame_shape)) * self.frame_dtype.itemsize
+        action = int(np.prod(self.action_shape)) * self.action_dtype.itemsize
+        return frame + action + 4 + 1 + 1 + 1
+
+
+class ReplayMemory:
+    """A ring of slots per environment; a slot holds one frame and what was done on seeing it.
+
+    The last frame of an episode occupies a slot of its own that is never sampled as a start, so the successor
+    of every transition is the slot after it, for terminated and truncated episodes alike, and no stack reaches
+    across an episode boundary. The newest transition of an environment can be sampled once its successor has
+    been written, one step later.
+
+    Args:
+        capacity: slots in total, divided evenly among the environments.
+        device: where batches go.
+        storage: `device`, `host`, or `auto`: on the device when it fits there.
+
+    Raises:
+        ValueError: when the capacity is too small.
+        MemoryError: before anything is allocated, when neither the device nor the host has room.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        layout: Layout,
+        device: torch.device,
+        storage: Literal["auto", "device", "host"] = "auto",
+    ) -> None:
+        if capacity < num_envs * (layout.stack + 2):
+            raise ValueError(
+                f"a replay memory of {capacity} transitions is too small for {num_envs} environments: "
+                f"give at least {num_envs * (layout.stack + 2)}"
+            )
+        self.layout, self.num_envs, self.device = layout, num_envs, device
+        self.slots = slots = capacity // num_envs  # per environment
+        self.bytes = slots * num_envs * layout.bytes_per_slot()
+        self.storage_device = choose_storage(self.bytes, device, storage)
+        at = {"device": self.storage_device}
+        flat = slots * num_envs
+        self.frames = torch.empty((flat, *layout.frame_shape), dtype=layout.frame_dtype, **at)
+        self.actions = torch.empty((flat, *layout.action_shape), dtype=layout.action_dtype, **at)
+        self.rewards = torch.empty(flat, dtype=torch.float32, **at)
+        self.terminated = torch.empty(flat, dtype=torch.bool, **at)
+        # What sampling reads to choose indices stays on the host: no synchronisation with the device.
+        self.startable = np.zeros((num_envs, slots), dtype=np.bool_)
+        self.age = np.zeros((num_envs, slots), dtype=np.uint8)  # min(steps since reset, stack − 1)
+        self.head = np.zeros(num_envs, dtype=np.int64)  # next slot to write
+        self.count = np.zeros(num_envs, dtype=np.int64)  # slots in use
+        self.next_age = np.zeros(num_envs, dtype=np.uint8)
+
+    def __len__(self) -> int:
+        """Slots in use, over all environments."""
+        return int(self.count.sum())
+
+    def add(
+        self,
+        observation: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        final_observation: NDArray[Any],
+    ) -> None:
+        """Store one transition of every environment; of stacked observations only the newest frame is kept.
+
+        All arguments have a leading axis n = `num_envs`; `final_observation` is the true successor, read only
+        where an episode ended.
+        """
+        newest = (slice(None), -1) if self.layout.stack > 1 else slice(None)
+        environments = np.arange(self.num_envs)
+        self._write(environments, observation[newest], startable=True)
+        written = torch.from_numpy(self._flat(environments, self.head - 1)).to(self.storage_device)
+        self.actions[written] = self._to_storage(action, self.layout.action_dtype)
+        self.rewards[written] = self._to_storage(reward, torch.float32)
+        self.terminated[written] = self._to_storage(terminated, torch.bool)
+        ended = np.flatnonzero(terminated | truncated)
+        if len(ended):
+            self._write(ended, final_observation[newest][ended], startable=False)
+            self.next_age[ended] = 0
+
+    def _write(self, environments: NDArray[np.int64], frames: NDArray[Any], startable: bool) -> None:
+        slot = self.head[environments]
+        index = torch.from_numpy(self._flat(environments, slot)).to(self.storage_device)
+        self.frames[index] = self._to_storage(frames, self.layout.frame_dtype)
+        self.startable[environments, slot] = startable
+        self.age[environments, slot] = self.next_age[environments]
+        self.next_age[environments] = np.minimum(self.next_age[environments] + 1, self.layout.stack - 1)
+        self.head[environments] = (slot + 1) % self.slots
+        self.count[environments] = np.minimum(self.count[environments] + 1, self.slots)
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """Draw `batch_size` transitions uniformly with replacement; `rng` alone decides which.
+
+        Raises ValueError when no complete transition is stored yet.
+        """
+        environment, slot = self._draw(batch_size, rng)
+        stack = self.layout.stack
+        age = self.age[environment, slot][:, None].astype(np.int64)
+        back = np.arange(stack - 1, -2, -1)  # stack − 1, …, 0 and −1 for the successor
+        offset = slot[:, None] - np.minimum(back, age)
+        window = torch.from_numpy(self._flat(environment[:, None], offset).ravel())
+        frames = self._gather(self.frames, window).view(batch_size, stack + 1, *self.layout.frame_shape)
+        if self.layout.padding == "zero" and stack > 1:
+            beyond = torch.from_numpy(back > age).to(self.device)
+            frames[beyond] = 0
+        start = torch.from_numpy(self._flat(environment, slot))
+        action = self._gather(self.actions, start)
+        return Batch(
+            observation=frames[:, :stack] if stack > 1 else frames[:, 0],
+            action=action.long() if self.layout.action_shape == () else action,
+            reward=self._gather(self.rewards, start),
+            next_observation=frames[:, 1:] if stack > 1 else frames[:, 1],
+            terminated=self._gather(self.terminated, start).float(),
+        )
+
+    def _draw(self, batch_size: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Uniform over all transitions by rejection: a start needs its whole stack and its successor."""
+        starts = np.maximum(self.count - 1, 0)  # the newest slot has no successor yet
+        ends = np.cumsum(starts)
+        oldest = (self.head - self.count) % self.slots
+        environments: list[NDArray[np.int64]] = []
+        slots: list[NDArray[np.int64]] = []
+        found = 0
+        for _ in range(1000):
+            if not ends[-1]:
+                break
+            drawn = rng.integers(ends[-1], size=batch_size)
+            environment = np.searchsorted(ends, drawn, side="right")
+            distance = drawn - (ends - starts)[environment]  # from the oldest slot of the environment
+            slot = (oldest[environment] + distance) % self.slots
+            valid = self.startable[environment, slot] & (distance >= self.age[environment, slot])
+            environments.append(environment[valid])
+            slots.append(slot[valid])
+            found += int(valid.sum())
+            if found >= batch_size:
+                return np.concatenate(environments)[:batch_size], np.concatenate(slots)[:batch_size]
+        raise ValueError(f"the replay memory holds no complete transition yet ({len(self)} slots in use)")
+
+    def _flat(self, environment: NDArray[np.int64], slot: NDArray[np.int64]) -> NDArray[np.int64]:
+        return environment * self.slots + slot % self.slots
+
+    def _gather(self, storage: Tensor, index: Tensor) -> Tensor:
+        gathered = storage.index_select(0, index.to(self.storage_device, non_blocking=True))
+        return gathered.to(self.device, non_blocking=True)
+
+    def _to_storage(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.storage_device, dtype)
+
+    _ARRAYS = ("startable", "age", "head", "count", "next_age")
+    _TENSORS = ("frames", "actions", "rewards", "terminated")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The used slots of every environment and the bookkeeping; tensors have shape (num_envs, used, …)."""
+        used = int(self.count.max())
+        shape = (self.num_envs, self.slots)
+        tensors = {k: getattr(self, k).unflatten(0, shape)[:, :used] for k in self._TENSORS}
+        return {**tensors, **{k: getattr(self, k).copy() for k in self._ARRAYS}, "slots": self.slots}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore in place. Raises ValueError when the saved memory had another capacity."""
+        if state["slots"] != self.slots or len(state["head"]) != self.num_envs:
+            raise ValueError(
+                f"the saved replay memory has {len(state['head'])} x {state['slots']} slots, "
+                f"this one {self.num_envs} x {self.slots}: resume with the same replay capacity"
+            )
+        for name in self._ARRAYS:
+            getattr(self, name)[...] = state[name]
+        used = int(self.count.max())
+        for name in self._TENSORS:
+            getattr(self, name).unflatten(0, (self.num_envs, self.slots))[:, :used].copy_(state[name])
+
+
+def choose_storage(
+    size_bytes: int, device: torch.device, storage: Literal["auto", "device", "host"]
+) -> torch.device:
+    """Where a memory of `size_bytes` goes. Raises MemoryError, with both numbers, when it fits nowhere."""
+    host = torch.device("cpu")
+    if device.type == "cuda" and storage != "host":
+        free = torch.cuda.mem_get_info(device)[0]
+        # Leave room for networks, activations and CUDA graphs.
+        if size_bytes <= 0.8 * free:
+            return device
+        if storage == "device":
+            raise MemoryError(_too_big(size_bytes, free, "GPU"))
+    free = free_host_bytes()
+    if size_bytes > 0.9 * free:
+        raise MemoryError(_too_big(size_bytes, free, "host"))
+    return host
+
+
+def _too_big(size_bytes: int, free: int, where: str) -> str:
+    return (
+        f"the replay memory needs {size_bytes / 1e9:.2f} GB and the {where} has {free / 1e9:.2f} GB free: "
+        f"lower --agent.replay-capacity"
+    )
+
+
+def free_host_bytes() -> int:
+    """Memory that this process can still take, from the kernel and from the control group's limit."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():  # MemAvailable also counts caches that the kernel would give back
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free

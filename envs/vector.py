@@ -1,0 +1,74 @@
+"""The interface that every world of FIRE-RL offers to the training loop.
+
+One class of environments, always a batch of `num_envs` copies, always resetting a finished copy within the
+same call ("same-step autoreset"), always able to save and restore itself bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Episode(NamedTuple):
+    """A finished episode."""
+
+    env_index: int
+    episode_return: float  # undiscounted sum of raw (unclipped) rewards
+    length_agent_steps: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one agent step of all environments returned. n = `num_envs`."""
+
+    observation: Array  # (n, *shape): what to act on next; for a finished environment its next episode's first
+    reward: NDArray[np.float64]  # (n,): raw, summed over the action repeat
+    terminated: NDArray[np.bool_]  # (n,): the task ended; do not bootstrap
+    truncated: NDArray[np.bool_]  # (n,): a time limit cut the episode; bootstrap from `final_observation`
+    final_observation: Array  # (n, *shape): what the action led to; equals `observation` where not finished
+    episodes: tuple[Episode, ...] = ()
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """(n,): the episode ended in this step, for either reason."""
+        return self.terminated | self.truncated
+
+
+class VectorEnv(Protocol):
+    """`num_envs` copies of one task, stepped together.
+
+    Every random draw inside comes from generators derived from the seed given to `reset`: same seed and same
+    actions, same observations, whatever else the process draws.
+    """
+
+    num_envs: int
+    observation_space: gym.spaces.Box  # of one environment
+    action_space: gym.Space[Any]  # of one environment: Discrete or Box
+    action_repeat: int  # env steps (Atari: frames) in one agent step
+
+    def reset(self, seed: np.random.SeedSequence) -> Array:
+        """Start every environment afresh, each from its own child of `seed`; returns (n, *shape)."""
+        ...
+
+    def step(self, actions: Array) -> Step:
+        """Take one agent step in every environment. `actions`: (n,) integers or (n, action_dim) floats."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit: nested dicts and lists of arrays and plain JSON values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; the next `step` returns what it would have returned after `state_dict`."""
+        ...
+
+    def close(self) -> None:
+        """Free worker processes, windows and shared memory; may be called twice."""
+        ...

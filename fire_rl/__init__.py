@@ -1,0 +1,1 @@
+"""FIRE-RL: reset methods for deep reinforcement learning."""
