@@ -28,7 +28,7 @@ class Episode(NamedTuple):
 class Step:
     """What one agent step of all environments returned. n = `num_envs`."""
 
-    observation: Array  # (n, *shape): what to act on next; for a finished environment its next episode's first
+    observation: Array  # (n, *shape): what to act on next; where finished, the next episode's first
     reward: NDArray[np.float64]  # (n,): raw, summed over the action repeat
     terminated: NDArray[np.bool_]  # (n,): the task ended; do not bootstrap
     truncated: NDArray[np.bool_]  # (n,): a time limit cut the episode; bootstrap from `final_observation`
@@ -54,7 +54,10 @@ class VectorEnv(Protocol):
     action_repeat: int  # env steps (Atari: frames) in one agent step
 
     def reset(self, seed: np.random.SeedSequence) -> Array:
-        """Start every environment afresh, each from its own child of `seed`; returns (n, *shape)."""
+        """Start every environment afresh, each from its own child of `seed`; returns (n, *shape).
+
+        A used object and a new one start alike; `seed` itself is left as it was (`child_seeds`).
+        """
         ...
 
     def step(self, actions: Array) -> Step:
@@ -72,3 +75,50 @@ class VectorEnv(Protocol):
     def close(self) -> None:
         """Free worker processes, windows and shared memory; may be called twice."""
         ...
+
+
+class OverlappingVectorEnv(VectorEnv, Protocol):
+    """A `VectorEnv` that can be stepped while the caller does something else, such as an update.
+
+    `step(actions)` is `send(actions)` and then `receive()`. Between the two nothing else may be called.
+    """
+
+    def send(self, actions: Array) -> None:
+        """Begin an agent step; ValueError for wrong actions."""
+        ...
+
+    def receive(self) -> Step:
+        """Wait for the step begun by `send` and return it."""
+        ...
+
+
+def child_seeds(seed: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
+    """The `count` seeds that `seed.spawn(count)` would give next, without counting them as given.
+
+    So that two resets from one seed are alike: `spawn` itself would give other children the second time.
+    """
+    first = seed.n_children_spawned
+    return [
+        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i), pool_size=seed.pool_size)
+        for i in range(first, first + count)
+    ]
+
+
+def check_num_envs(num_envs: int) -> int:
+    """`num_envs`, or ValueError where it is not a positive integer."""
+    if not isinstance(num_envs, int) or num_envs < 1:
+        raise ValueError(f"the number of environments must be a positive integer, not {num_envs!r}")
+    return num_envs
+
+
+def check_discrete_actions(actions: Array, num_envs: int, num_actions: int) -> NDArray[np.int64]:
+    """`actions` as (num_envs,) integers below `num_actions`; ValueError for anything else."""
+    actions = np.asarray(actions)
+    if actions.shape != (num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+        raise ValueError(
+            f"actions must be {num_envs} integers, one per environment, "
+            f"not {actions.dtype} of shape {actions.shape}"
+        )
+    if actions.min() < 0 or actions.max() >= num_actions:
+        raise ValueError(f"actions must lie in 0..{num_actions - 1}, not {actions.tolist()}")
+    return actions.astype(np.int64)
