@@ -359,10 +359,6 @@ def test_game_sets_are_registered_games() -> None:
     names = set(game_names())
     assert len(names) == 104
     assert [len(GAME_SETS[key]) for key in ("fire", "atari-26", "atari-57")] == [3, 26, 57]
-        "fire": 3,
-        "atari-26": 26,
-        "atari-57": 57,
-    }
     for games in GAME_SETS.values():
         assert len(set(games)) == len(games)
         assert set(games) <= names

@@ -1,0 +1,163 @@
+"""Worker processes: the results of one process, and clear ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fire_rl.envs import atari
+from fire_rl.envs.atari import PROTOCOLS, AtariEnvs
+from fire_rl.envs.vector import Array, Step
+from fire_rl.envs.workers import ProcessEnvs, WorkerError
+
+SHORT = replace(PROTOCOLS["fire-paper"], max_frames=130)  # episodes of 33 agent steps
+
+
+def make(num_envs: int, workers: int) -> ProcessEnvs:
+    envs = atari.make("Breakout", num_envs, protocol=SHORT, workers=workers)
+    assert isinstance(envs, ProcessEnvs)
+    return envs
+
+
+@pytest.fixture
+def two() -> Iterator[ProcessEnvs]:
+    envs = make(2, 2)
+    envs.reset(np.random.SeedSequence(0))
+    yield envs
+    envs.close()
+
+
+def actions(num_envs: int, steps: int) -> Array:
+    return np.random.default_rng(0).integers(4, size=(steps, num_envs))
+
+
+def assert_same(a: Step, b: Step) -> None:
+    np.testing.assert_array_equal(a.observation, b.observation)
+    np.testing.assert_array_equal(a.final_observation, b.final_observation)
+    np.testing.assert_array_equal(a.reward, b.reward)
+    np.testing.assert_array_equal(a.terminated, b.terminated)
+    np.testing.assert_array_equal(a.truncated, b.truncated)
+    assert a.episodes == b.episodes
+
+
+def exited(pid: int, seconds: float = 60.0) -> bool:
+    """Wait for the end of a process that need not be our child."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], seconds)[0])
+    finally:
+        os.close(handle)
+
+
+def test_results_and_states_are_those_of_one_process() -> None:
+    """Uneven parts (1 and 2 of 3); the saved state goes over from workers to one process and back."""
+    rows = actions(3, 120)
+    here = AtariEnvs("Breakout", 3, protocol=SHORT)
+    split = make(3, 2)
+    seed = np.random.SeedSequence(4)
+    np.testing.assert_array_equal(split.reset(seed), here.reset(seed))
+    ends = 0
+    for row in rows[:60]:
+        step = here.step(row)
+        ends += len(step.episodes)
+        split.send(row)
+        assert_same(split.receive(), step)
+    assert ends >= 3
+    state = split.state_dict()
+    fresh = AtariEnvs("Breakout", 3, protocol=SHORT)
+    fresh.load_state_dict(state)
+    split.load_state_dict(here.state_dict())
+    for row in rows[60:]:
+        step = here.step(row)
+        assert_same(fresh.step(row), step)
+        assert_same(split.step(row), step)
+    split.close()
+
+
+def test_steps_returned_earlier_stay_as_they_were(two: ProcessEnvs) -> None:
+    first = two.step(np.array([1, 1]))
+    copy = first.observation.copy()
+    two.step(np.array([2, 3]))
+    np.testing.assert_array_equal(first.observation, copy)
+
+
+def test_killed_worker_is_named(two: ProcessEnvs) -> None:
+    os.kill(two.worker_pids[1], signal.SIGKILL)
+    with pytest.raises(
+        WorkerError, match=r"worker process 1 \(environments 1 to 1\) died with signal SIGKILL"
+    ):
+        two.step(np.array([0, 0]))
+    with pytest.raises(RuntimeError, match="closed"):
+        two.step(np.array([0, 0]))
+
+
+def test_mistakes_in_a_worker_are_raised_here(two: ProcessEnvs) -> None:
+    with pytest.raises(ValueError, match=r"actions must lie in 0\.\.3") as caught:
+        two.step(np.array([0, 17]))
+    assert "in a worker process" in caught.value.__notes__[0]
+
+
+def test_order_of_calls_is_checked(two: ProcessEnvs) -> None:
+    with pytest.raises(RuntimeError, match="without a send"):
+        two.receive()
+    with pytest.raises(ValueError, match="2 environments but 3 actions"):
+        two.send(np.array([0, 0, 0]))
+    two.send(np.array([0, 0]))
+    with pytest.raises(RuntimeError, match="call receive"):
+        two.state_dict()
+    two.receive()
+
+
+def test_workers_outlive_the_signals_that_stop_a_run(two: ProcessEnvs) -> None:
+    """Ctrl-C reaches the whole process group; the parent still wants the state."""
+    two.step(np.array([0, 0]))  # the workers have started and set up their signals
+    for pid in two.worker_pids:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    assert len(two.state_dict()["envs"]) == 2
+
+
+def test_close_ends_the_workers() -> None:
+    envs = make(2, 2)
+    pids = envs.worker_pids
+    envs.close()
+    envs.close()
+    assert all(exited(pid, seconds=0) for pid in pids)
+
+
+DIES = """
+import os, signal, sys
+import numpy as np
+from fire_rl.envs import atari
+
+if __name__ == "__main__":
+    envs = atari.make("Breakout", 2, workers=2)
+    envs.reset(np.random.SeedSequence(0))
+    print(*envs.worker_pids, flush=True)
+    {end}
+"""
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)", "raise KeyError"])
+def test_no_orphans(end: str) -> None:
+    """However the parent ends: killed, without close(), with an error."""
+    process = subprocess.run(
+        [sys.executable, "-c", DIES.format(end=end)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pids = [int(word) for word in process.stdout.split()]
+    assert len(pids) == 2, process.stderr
+    assert all(exited(pid) for pid in pids)
