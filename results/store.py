@@ -1,7 +1,7 @@
 """The run directory: the record of one run, its schema written and read here only.
 
     <out>/<agent>/<family>/<env>/<method>/s<seed>/
-        config.json      schema version, resolved configuration, versions, hardware, command line
+        config.json      schema version, id, resolved configuration, versions, hardware, command line
         status.json      heartbeat: state, pid, host, agent_steps, attempt, ...; replaced atomically
         train.jsonl      one row per logging interval: agent_steps, env_steps, updates, then metrics
         episodes.jsonl   every finished training episode: agent_steps, env_steps, return, length_agent_steps
@@ -24,6 +24,7 @@ import json
 import math
 import os
 import re
+import secrets
 import socket
 import sys
 import time
@@ -64,6 +65,7 @@ class Status:
     attempt: int = 0  # how often the run was started
     message: str = ""
     wandb: str = ""  # "offline", "online", "disabled", or why it was lost
+    wandb_agent_steps: int = -1  # the last step that W&B was sent
     pid: int = 0
     host: str = ""
     started: float = 0.0
@@ -89,7 +91,44 @@ def run_path(out: str | Path, agent: str, env: str, method: str, seed: int) -> P
     return Path(out) / agent / env / method / f"s{seed}"
 
 
-class RunDirectory:
+class _Identified:
+    """What the configuration says about which run this is."""
+
+    record: dict[str, Any]  # the whole of config.json
+
+    @property
+    def id(self) -> str:
+        """Drawn when the run was created: no other run ever has it, all attempts of this one do."""
+        return str(self.record["id"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        config: dict[str, Any] = self.record["config"]
+        return config
+
+    @property
+    def agent(self) -> str:
+        """Name of the agent, such as "dqn"."""
+        return _name(self.config["agent"])
+
+    @property
+    def env(self) -> str:
+        """Environment as "family/name", such as "atari/Asterix"."""
+        return _name(self.config["env"])
+
+    @property
+    def method(self) -> str:
+        """What figures call the method: the label of the configuration, or else the method's name."""
+        return str(self.config.get("label") or _name(self.config["method"]))
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed"])
+
+
+class RunDirectory(_Identified):
     """The record of one run, opened for writing by the one process that runs it.
 
     Args:
@@ -109,7 +148,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give a directory for the run, or move the file away")
         if self.exists:
-            self.config: dict[str, Any] = _read_config(self.path)
+            self.record = _read_config(self.path)
             self.status = _read_status(self.path)
             self._open()
 
@@ -132,8 +171,9 @@ class RunDirectory:
             raise ValueError(f"{self.path} already holds a run: resume it, or choose another --out")
         if missing := NAMES - config.keys():
             raise ValueError(f"the configuration of a run must name its {', '.join(sorted(missing))}")
-        self.config = {
+        self.record = {
             "schema": SCHEMA,
+            "id": secrets.token_hex(8),
             "config": plain(config),
             "versions": versions(),
             "hardware": hardware(),
@@ -142,7 +182,7 @@ class RunDirectory:
         }
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "config.json", self.config)
+            write_atomically(self.path / "config.json", self.record)
         except OSError as error:
             raise ValueError(
                 f"cannot write the run directory {self.path} ({error.strerror}): choose another --out"
@@ -212,39 +252,13 @@ class RunDirectory:
 
 
 @dataclass
-class Run:
+class Run(_Identified):
     """The record of one run, read without disturbing whoever may be writing it."""
 
     path: Path
     record: dict[str, Any]  # the whole of config.json
     status: Status
     unreadable: dict[Stream, int] = field(default_factory=dict)  # rows that were no JSON, per stream read
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration."""
-        config: dict[str, Any] = self.record["config"]
-        return config
-
-    @property
-    def agent(self) -> str:
-        """Name of the agent, such as "dqn"."""
-        return _name(self.config["agent"])
-
-    @property
-    def env(self) -> str:
-        """Environment as "family/name", such as "atari/Asterix"."""
-        return _name(self.config["env"])
-
-    @property
-    def method(self) -> str:
-        """What figures call the method: the label of the configuration, or else the method's name."""
-        return str(self.config.get("label") or _name(self.config["method"]))
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return int(self.config["seed"])
 
     def rows(self, stream: Stream) -> list[dict[str, Any]]:
         """All readable rows of `stream` (a torn last line is left out); none if there is no such file.

@@ -49,6 +49,13 @@ def test_configuration_and_provenance_are_read_back(tmp_path: Path) -> None:
     assert run.status.state == "queued"
 
 
+def test_attempts_share_an_id_and_runs_do_not(tmp_path: Path) -> None:
+    with make(tmp_path / "a") as a, make(tmp_path / "b") as b:
+        assert a.id != b.id
+    with RunDirectory(tmp_path / "a") as again:
+        assert again.id == a.id == load_run(tmp_path / "a").id
+
+
 def test_a_label_is_what_figures_call_the_method(tmp_path: Path) -> None:
     make(tmp_path / "run", label="fire, 5 steps").close()
     assert load_run(tmp_path / "run").method == "fire, 5 steps"
