@@ -159,9 +159,8 @@ class ProcessEnvs:
     def _death(self, k: int) -> WorkerError:
         process, part = self._processes[k], self._parts[k]
         process.join(_CLOSE_SECONDS)
-        code = process.exitcode
-        killed = code is not None and code < 0
-        cause = f"signal {signal.Signals(-code).name}" if killed else f"exit code {code}"
+        code = process.exitcode or 0
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.close()
         return WorkerError(
             f"worker process {k} (environments {part.start} to {part.stop - 1}) died with {cause}; look for "

@@ -212,11 +212,11 @@ class SpyEmulator:
         return float(self._ale.act(action))
 
 
-def executed_actions(protocol: str, chosen: Array) -> Array:
+def executed_actions(monkeypatch: pytest.MonkeyPatch, protocol: str, chosen: Array) -> Array:
     """(steps, 4): the actions that the emulator saw in each agent step."""
     game = AtariGame("seaquest", PROTOCOLS[protocol])  # 18 minimal actions, numbered as in the full set
     spy = SpyEmulator(game._ale)
-    game._ale = spy
+    monkeypatch.setattr(game, "_ale", spy)
     game.reset(np.random.SeedSequence(11))
     rows = []
     for action in chosen.tolist():
@@ -229,10 +229,10 @@ def executed_actions(protocol: str, chosen: Array) -> Array:
     return np.array(rows)
 
 
-def test_sticky_per_decision_holds_a_whole_agent_step() -> None:
+def test_sticky_per_decision_holds_a_whole_agent_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each decision is dropped with p = 1/4, and what is executed instead is what was executed before."""
     chosen = np.arange(1, 1501) % 17 + 1
-    executed = executed_actions("fire-paper", chosen)
+    executed = executed_actions(monkeypatch, "fire-paper", chosen)
     whole = executed[:, 0] >= 0
     assert (executed[whole] == executed[whole, :1]).all()
     previous = np.concatenate([[0], executed[:-1, 0]])
@@ -243,10 +243,10 @@ def test_sticky_per_decision_holds_a_whole_agent_step() -> None:
     assert abs(rate - 0.25) < 4 * np.sqrt(0.25 * 0.75 / comparable.sum())
 
 
-def test_sticky_draws_come_in_the_declared_order() -> None:
+def test_sticky_draws_come_in_the_declared_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """One draw of the environment's own PCG64 per decision, before anything else."""
     chosen = np.arange(1, 61) % 17 + 1
-    executed = executed_actions("fire-paper", chosen)[:, 0]
+    executed = executed_actions(monkeypatch, "fire-paper", chosen)[:, 0]
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(11)))
     expected, current = [], 0
     for action in chosen.tolist():
@@ -255,10 +255,10 @@ def test_sticky_draws_come_in_the_declared_order() -> None:
     np.testing.assert_array_equal(executed, expected)
 
 
-def test_sticky_per_frame_draws_anew_for_every_frame() -> None:
+def test_sticky_per_frame_draws_anew_for_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """The new action is delayed by k frames with probability p^k (1 - p); all four repeat with p^4."""
     chosen = np.arange(1, 3001) % 17 + 1
-    executed = executed_actions("machado", chosen)
+    executed = executed_actions(monkeypatch, "machado", chosen)
     previous = np.concatenate([[-1], executed[:-1, -1]])
     comparable = (executed >= 0).all(axis=1) & (previous >= 0) & (previous != chosen)
     old = executed[comparable] == previous[comparable, None]

@@ -154,8 +154,7 @@ def test_no_orphans(end: str) -> None:
     """However the parent ends: killed, without close(), with an error."""
     process = subprocess.run(
         [sys.executable, "-c", DIES.format(end=end)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     pids = [int(word) for word in process.stdout.split()]
