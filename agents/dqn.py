@@ -54,14 +54,25 @@ class DQNConfig:
     """Widths of the hidden layers on vector observations; pixels take the Nature CNN."""
 
     def __post_init__(self) -> None:
-        for name in ("replay_ratio", "epsilon_decay", "batch_size", "replay_capacity", "learning_rate", "target_period"):
+        for name in (
+            "replay_ratio",
+            "epsilon_decay",
+            "batch_size",
+            "replay_capacity",
+            "learning_rate",
+            "target_period",
+        ):
             if getattr(self, name) <= 0:
-                raise ValueError(f"agent.{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
+                raise ValueError(
+                    f"agent.{name.replace('_', '-')} must be positive, not {getattr(self, name)}"
+                )
         if self.learning_starts < 0:
             raise ValueError(f"agent.learning-starts must not be negative, but is {self.learning_starts}")
         for name in ("epsilon_final", "epsilon_eval", "gamma"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"agent.{name.replace('_', '-')} must lie between 0 and 1, not {getattr(self, name)}")
+                raise ValueError(
+                    f"agent.{name.replace('_', '-')} must lie between 0 and 1, not {getattr(self, name)}"
+                )
 
 
 # What a method does to DQN in the FIRE reference: rows of table 1.3. `touched` copies to the target what the

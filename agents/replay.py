@@ -86,9 +86,9 @@ class ReplayMemory:
         at = {"device": self.storage_device}
         flat = slots * num_envs
         self.frames = torch.empty((flat, *layout.frame_shape), dtype=layout.frame_dtype, **at)
-        self.actions = torch.empty((flat, *layout.action_shape), dtype=layout.action_dtype, **at)
-        self.rewards = torch.empty(flat, dtype=torch.float32, **at)
-        self.terminated = torch.empty(flat, dtype=torch.bool, **at)
+        self.actions = torch.zeros((flat, *layout.action_shape), dtype=layout.action_dtype, **at)
+        self.rewards = torch.zeros(flat, dtype=torch.float32, **at)
+        self.terminated = torch.zeros(flat, dtype=torch.bool, **at)
         # What sampling reads to choose indices stays on the host: no synchronisation with the device.
         self.startable = np.zeros((num_envs, slots), dtype=np.bool_)
         self.age = np.zeros((num_envs, slots), dtype=np.uint8)  # min(steps since reset, stack − 1)

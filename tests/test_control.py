@@ -185,10 +185,10 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"Worded-v0 has observations in Text"):
         ControlEnvs("Worded-v0", 1)
     with pytest.raises(
-        ValueError, match="needs a package that is not installed: No module named 'no_such_module'"
+        ValueError, match="needs a package that is missing or does not fit: No module named 'no_such_module'"
     ):
         ControlEnvs("no_such_module:Env-v0", 1)
-    with pytest.raises(ValueError, match="LunarLander-v3 needs a package that is not installed"):
+    with pytest.raises(ValueError, match="LunarLander-v3 needs a package that is missing or does not fit"):
         ControlEnvs("LunarLander-v3", 1)
     state = ControlEnvs("CartPole-v1", 1)
     state.reset(np.random.SeedSequence(0))

@@ -33,7 +33,7 @@ def gaussian(*shape: int, seed: int = 0) -> Tensor:
 
 def isometry(rows: int, cols: int) -> Tensor:
     """(rows, cols) with orthonormal columns, float64."""
-    q, _ = torch.linalg.qr(gaussian(rows, cols).double())
+    q: Tensor = torch.linalg.qr(gaussian(rows, cols).double())[0]
     return q
 
 

@@ -33,7 +33,9 @@ class PlasticityInjection(ResetMethod):
 
     def __post_init__(self) -> None:
         if self.target != "same":
-            raise ValueError("plasticity-injection changes the architecture of the target too: target must be same")
+            raise ValueError(
+                "plasticity-injection changes the architecture of the target too: target must be same"
+            )
 
     def apply(self, module: nn.Module, learner: Learner, generator: torch.Generator) -> None:
         head, injected = _parts(module)

@@ -53,7 +53,9 @@ class SrDqn(ShrinkPerturb):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scope != "encoder":
-            raise ValueError("sr-dqn shrinks the encoder and rewinds the head; for another scope use shrink-perturb")
+            raise ValueError(
+                "sr-dqn shrinks the encoder and rewinds the head; for another scope use shrink-perturb"
+            )
 
     def apply(self, module: nn.Module, learner: Learner, generator: torch.Generator) -> None:
         new = initial_weights(learner, self.draw, generator)

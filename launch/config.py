@@ -1,0 +1,298 @@
+"""The typed configuration of one run, and the defaults of each protocol."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from fire_rl.agents import AGENTS
+from fire_rl.envs import env_options_class, split_name
+from fire_rl.method import ResetMethod, make_method
+from fire_rl.results.store import run_path
+from fire_rl.schedule import Schedule, Unit
+
+Preset = Literal["paper", "harmonised"]
+WandbMode = Literal["offline", "online", "disabled"]
+
+# One policy for all methods, so that they are compared by what they do to the weights alone.
+HARMONISED: dict[str, object] = {"optimizer": "recreate", "target": "copy", "temperature": "init"}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One run: an agent learns in an environment, and a method resets it."""
+
+    agent: str = "dqn"
+    """Learning algorithm: dqn or sac. Its constants are the flags --agent.*."""
+    env: str = "atari/Asterix"
+    """Environment as family/name; `fire-rl envs` lists them. Its options are the flags --env.*."""
+    method: str = "none"
+    """Reset method; `fire-rl methods` lists them. Its options are the flags --method.*."""
+    preset: Preset = "paper"
+    """Where the method's defaults come from: the FIRE paper's choices for this agent, or one common policy
+    for optimiser, target and temperature (`harmonised`)."""
+    label: str = ""
+    """What figures and folders call the method; default: its name."""
+
+    seed: int = 1
+    """All randomness of the run derives from it."""
+    agent_steps: int = 0
+    """Length of the run in decisions."""
+    num_envs: int = 1
+    """Environments stepped at once."""
+
+    reset_at: tuple[float, ...] = ()
+    """Moments of the reset: fractions of the run (0.5), or whole numbers of steps in --reset-unit.
+    Default: 0.5, for every method but none."""
+    reset_every: int | None = None
+    """Reset at this interval instead, in --reset-unit."""
+    reset_from: int | None = None
+    """First reset of --reset-every; default: one interval."""
+    reset_until: int | None = None
+    """No reset of --reset-every from here on; default: the end of the run."""
+    reset_unit: Unit = "agent_steps"
+    """Clock that the reset moments refer to."""
+
+    eval_every: int = 0
+    """Agent steps between evaluations; 0: none."""
+    eval_episodes: int = 10
+    """Full episodes in an evaluation."""
+    eval_at_reset: bool = True
+    """Also evaluate right before and right after every reset (if evaluation is on)."""
+    log_every: int = 1_000
+    """Agent steps between rows of the training log."""
+    probe_size: int = 2_048
+    """Transitions on which a reset is measured (dormant ratio, feature rank)."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints; one more is written when the run is interrupted, and one at its end."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads of torch; 0: all cores. Results are bit-identical only for equal numbers."""
+    out: Path = Path("runs")
+    """Folder of the records; the run goes to OUT/agent/family/env/method/sSEED."""
+    run_dir: Path | None = None
+    """Folder of this very run, instead of the place below --out."""
+    fresh: bool = False
+    """Start over where a record of this run exists, deleting it; without it the run is continued."""
+    wandb: WandbMode = "offline"
+    """Weights & Biases: record on disk for a later `wandb sync`, online, or not at all."""
+    wandb_project: str = "fire-rl"
+    """Project on Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        positive = ("agent_steps", "num_envs", "eval_episodes", "log_every", "probe_size")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("seed", "eval_every", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must not be negative, but is {getattr(self, name)}"
+                )
+        if self.checkpoint_minutes <= 0:
+            raise ValueError(f"--checkpoint-minutes must be positive, not {self.checkpoint_minutes}")
+
+
+# Defaults of (agent, family): the run's length and cadences, and the agent's constants where they differ
+# from the paper's. Control tasks are small: they get small networks, memories and warm-ups.
+_CONTROL: dict[str, Any] = {"agent_steps": 50_000, "num_envs": 1, "eval_every": 2_500, "log_every": 500}
+RUN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "atari": {"agent_steps": 2_500_000, "num_envs": 4, "eval_every": 250_000},
+    "humanoid": {"agent_steps": 500_000, "num_envs": 1, "eval_every": 10_000},
+    "control": _CONTROL,
+}
+AGENT_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("dqn", "control"): {
+        "replay_ratio": 0.5,
+        "learning_starts": 1_000,
+        "epsilon_final": 0.05,
+        "epsilon_decay": 9_000,
+        "epsilon_eval": 0.0,
+        "batch_size": 64,
+        "replay_capacity": 50_000,
+        "learning_rate": 5e-4,
+        "adam_epsilon": 1e-8,
+        "target_period": 500,
+        "clip_rewards": False,
+    },
+    ("sac", "control"): {"learning_starts": 1_000, "replay_capacity": 100_000},
+}
+
+# Where records are written, how they are logged, and how many workers step the environments has no part in
+# what is computed.
+NOT_IDENTITY = frozenset(
+    ("out", "run_dir", "fresh", "wandb", "wandb_project", "checkpoint_minutes", "device", "env.workers", "env.threads")
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The resolved configuration: everything that decides what a run computes."""
+
+    run: RunOptions
+    agent: Any  # the agent's config dataclass
+    env: Any  # the environment family's options dataclass
+    method: ResetMethod
+    path: Path = field(default=Path(), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the names and options of agent, environment and method side by side."""
+        run = asdict(self.run)
+        return {
+            **run,
+            "agent": {"name": self.run.agent, **asdict(self.agent)},
+            "env": {"name": self.run.env, **asdict(self.env)},
+            "method": {"name": self.run.method, **asdict(self.method)},
+            "label": self.label,
+        }
+
+    @property
+    def label(self) -> str:
+        """What figures and folders call the method."""
+        return self.run.label or self.run.method
+
+    def schedule(self, action_repeat: int) -> Schedule:
+        """The schedule of resets. Raises ValueError, naming the flag, for moments that cannot be."""
+        run = self.run
+        at = run.reset_at
+        if not at and run.reset_every is None and run.method != "none":
+            at = (0.5,)
+        if run.reset_unit == "updates" and any(0 < moment < 1 for moment in at):
+            raise ValueError(
+                "--reset-unit updates takes whole numbers: fractions are of the run's agent steps"
+            )
+        total = run.agent_steps * (action_repeat if run.reset_unit == "env_steps" else 1)
+        if run.reset_unit == "updates":
+            total = 2**62  # how many updates a run has is the agent's business
+        return Schedule(total, at, run.reset_every, run.reset_from, run.reset_until, run.reset_unit)
+
+    def torch_device(self) -> torch.device:
+        """The device; `auto` is the first GPU if there is one. Raises ValueError for one that is not there."""
+        name = self.run.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"--device {name}: no GPU is usable here; give cpu or auto")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs")
+        return device
+
+
+def default_config(agent: str, env: str, method: str, preset: str = "paper") -> RunConfig:
+    """The configuration of a run before anything is said about it but its three names.
+
+    Raises ValueError for an unknown name, with the nearest valid ones.
+    """
+    check_name("agent", agent, AGENTS)
+    check_name("preset", preset, ("paper", "harmonised"))
+    family, _ = split_name(env)
+    config_class, paper = AGENTS[agent].config, AGENTS[agent].paper
+    options = {**paper.get(method, {}), **(HARMONISED if preset == "harmonised" else {})}
+    if method == "none":
+        options = {}
+    if method == "plasticity-injection":
+        options["target"] = "same"  # the target needs the new architecture too
+    run = RunOptions(
+        agent=agent,
+        env=env,
+        method=method,
+        preset=preset,
+        **RUN_DEFAULTS[family],  # type: ignore[arg-type]
+    )
+    agent_config = config_class(**AGENT_DEFAULTS.get((agent, family), {}))
+    return RunConfig(run, agent_config, env_options_class(env)(), make_method(method, **options))
+
+
+def make_config(settings: Mapping[str, Any]) -> RunConfig:
+    """A configuration from plain values: as a suite file writes them, or as `to_dict` gave them.
+
+    `agent`, `env` and `method` are names, or tables of a name and options.
+
+    Raises:
+        ValueError: for an unknown name or option, with the nearest valid ones.
+    """
+    named = {key: _named(settings.get(key, getattr(RunOptions, key))) for key in ("agent", "env", "method")}
+    preset = str(settings.get("preset", "paper"))
+    base = default_config(named["agent"][0], named["env"][0], named["method"][0], preset)
+    rest = {k: v for k, v in settings.items() if k not in (*named, "preset")}
+    return RunConfig(
+        run=with_options(base.run, rest, ""),
+        agent=with_options(base.agent, named["agent"][1], "agent."),
+        env=with_options(base.env, named["env"][1], "env."),
+        method=with_options(base.method, named["method"][1], "method."),
+    )
+
+
+def located(config: RunConfig) -> RunConfig:
+    """`config` with the path of its run directory."""
+    run = config.run
+    path = run.run_dir or run_path(run.out, run.agent, run.env, config.label, run.seed)
+    return replace(config, path=path)
+
+
+def with_options(base: Any, options: Mapping[str, Any], prefix: str) -> Any:
+    """`base` (a dataclass) with `options` set; names may be spelt with hyphens, values are checked by type.
+
+    Raises ValueError for an unknown option or a value of the wrong type.
+    """
+    values = {f.name: getattr(base, f.name) for f in fields(base) if f.init}
+    for key, value in options.items():
+        name = key.replace("-", "_")
+        check_name(f"option {prefix}", name, values)
+        values[name] = value
+    try:
+        return TypeAdapter(type(base)).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
+            raise cause from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"option {prefix}{where}: {first['msg'].lower()}, not {first['input']!r}") from None
+
+
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ValueError with the nearest of `known` unless `name` is one of them."""
+    names = list(known)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        raise ValueError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run must share with the run that it continues: all that has a part in the computation.
+
+    Args:
+        settings: `RunConfig.to_dict()`, or what the record of a run says.
+    """
+    return {k: v for k, v in flatten(settings).items() if k not in NOT_IDENTITY}
+
+
+def _named(value: Any) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, Mapping):
+        if "name" not in value:
+            raise ValueError(f"a table for agent, env or method needs a name: {dict(value)}")
+        return str(value["name"]), {k: v for k, v in value.items() if k != "name"}
+    return str(value), {}
