@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+
 from fire_rl.results.store import RunDirectory, State
 
 WandbMode = Literal["offline", "online", "disabled"]

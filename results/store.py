@@ -35,9 +35,10 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
+
 from fire_rl.results.jsonl import cut_torn_tail, dumps, parse, plain, write_atomically
 from fire_rl.results.provenance import command_line, hardware, versions
-from numpy.typing import NDArray
 
 SCHEMA = 1  # raise it when a reader of the old schema would misread the new one
 Stream = Literal["train", "episodes", "eval", "events", "timing"]

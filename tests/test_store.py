@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fire_rl.results.store import SCHEMA, STREAMS, RunDirectory, Stream, find_runs, load_run, run_path
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fire_rl.results.store import SCHEMA, STREAMS, RunDirectory, Stream, find_runs, load_run, run_path
 
 CONFIG: dict[str, Any] = {
     "agent": {"name": "dqn", "hidden": 512},

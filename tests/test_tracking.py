@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import wandb
+
 from fire_rl.launch.tracking import Tracker
 from fire_rl.results.store import RunDirectory, load_run
 

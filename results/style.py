@@ -1,0 +1,112 @@
+"""How figures look: the paper's Figure 4, and a palette that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from fire_rl.results.provenance import command_line
+
+Palette = Literal["paper", "colorblind"]
+
+RC: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#cccccc",
+    "axes.formatter.limits": (-3, 5),
+    "axes.grid": True,
+    "axes.labelsize": 12,
+    "axes.linewidth": 2.0,
+    "axes.titlesize": 14,
+    "figure.dpi": 110,
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "grid.color": "#cccccc",
+    "grid.linewidth": 1.6,
+    "legend.fontsize": 14,
+    "lines.linewidth": 2.0,
+    "pdf.fonttype": 42,  # embedded as TrueType: the text of a PDF can be searched and edited
+    "savefig.bbox": "tight",
+    "savefig.dpi": 160,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fire-rl",  # else ids in SVG files are drawn at random
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+RESET_LINE: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 2.0, "zorder": 4}
+PANEL_INCHES = (5.0, 2.8)
+BAND_ALPHA = 0.15
+
+# Names as in the paper's legend, and its colours, sampled from its figure.
+KNOWN: dict[str, tuple[str, str]] = {
+    "fire": ("FIRE", "#df6060"),
+    "shrink-perturb": ("Shrink & Perturb", "#f4c969"),
+    "plasticity-injection": ("Plasticity Injection", "#e87bdc"),
+    "full-reset": ("Reset", "#999694"),
+    "none": ("", "#88adf4"),
+}
+# For every other method, in the order of their names.
+OTHER = ("#55a868", "#8c6bb1", "#c0804d", "#2f9c95", "#b5bd3f", "#5b6b9e", "#d17aa0", "#7a5a3a")
+# Okabe and Ito's palette, without its yellow, which is too light for lines on white.
+COLORBLIND = ("#d55e00", "#e69f00", "#cc79a7", "#000000", "#0072b2", "#009e73", "#56b4e9")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Label and colour of a method in every panel of a figure."""
+
+    label: str
+    color: str
+
+
+def looks(methods: list[str], agents: set[str], palette: Palette = "paper") -> dict[str, Look]:
+    """The look of every method, in the order of the legend: as the paper's, then others by name.
+
+    Labels name the agent ("DQN + FIRE") if the figure shows one agent only.
+    """
+    agent = next(iter(agents)).upper() if len(agents) == 1 else ""
+    ordered = [name for name in KNOWN if name in methods] + sorted(set(methods) - KNOWN.keys())
+    colors = {name: color for name, (_, color) in KNOWN.items()}
+    others = [name for name in ordered if name not in KNOWN]
+    colors |= {name: OTHER[i % len(OTHER)] for i, name in enumerate(others)}
+    if palette == "colorblind":
+        fixed = dict(zip(KNOWN, COLORBLIND, strict=False))
+        rest = COLORBLIND[len(KNOWN) :]
+        colors = fixed | {name: rest[i % len(rest)] for i, name in enumerate(others)}
+    return {name: Look(_label(name, agent), colors[name]) for name in ordered}
+
+
+def _label(method: str, agent: str) -> str:
+    name = KNOWN[method][0] if method in KNOWN else method
+    return " + ".join(part for part in (agent, name) if part) or "No reset"
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write `figure` as PNG, PDF or SVG with the command that made it; the same figure, the same bytes.
+
+    Raises:
+        ValueError: for another suffix, or a place that cannot be written.
+    """
+    command, version = command_line(), f"fire-rl {metadata.version('fire-rl')}"
+    facts: dict[str, dict[str, str | None]] = {
+        ".png": {"Software": version, "Comment": command},
+        ".pdf": {"Creator": version, "Subject": command, "CreationDate": None},
+        ".svg": {"Creator": version, "Description": command, "Date": None},
+    }
+    if path.suffix not in facts:
+        raise ValueError(f"figures are drawn as {', '.join(facts)}, not {path.suffix or path.name!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata=facts[path.suffix])
+    except OSError as error:
+        raise ValueError(f"cannot write the figure {path} ({error.strerror})") from error
+    return path
+
+
+def say(message: str) -> None:
+    """Tell the user what a figure leaves out."""
+    print(message, file=sys.stderr)
