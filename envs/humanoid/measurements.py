@@ -1,0 +1,97 @@
+"""What rewards and terminations read from the simulator.
+
+Two ages of quantities, as in HumanoidBench: after a step, `qpos` and `qvel` are new, whereas all that derives
+from them (positions of bodies and sites, rotations, the velocity of the centre of mass, actuator forces,
+contacts) is what the last physics step of 2 ms started from, since no forward kinematics follow it. Methods
+that return such older values say "previous".
+"""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from fire_rl.envs.humanoid.robot import ROBOT_NV
+
+Vector = tuple[float, float, float]
+
+
+class Measurements:
+    """Views into `data`; reading is cheap, nothing is copied or recomputed unless a docstring says so."""
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        self.model, self.data = model, data
+        self.qpos: NDArray[np.float64] = data.qpos
+        self.qvel: NDArray[np.float64] = data.qvel
+        self._contact = data.contact
+        self._actuator_force: NDArray[np.float64] = data.actuator_force
+        self._site = {model.site(i).name: data.site_xpos[i] for i in range(model.nsite)}
+        self._body = {model.body(i).name: i for i in range(model.nbody)}
+        self._torso_matrix: NDArray[np.float64] = data.xmat[self._body["torso_link"]]
+        self._pelvis_matrix: NDArray[np.float64] = data.xmat[self._body["pelvis"]]
+        self._pelvis_velocity: NDArray[np.float64] = data.subtree_linvel[self._body["pelvis"]]
+        self._body_position: NDArray[np.float64] = data.xpos
+        self._pelvis_quat: NDArray[np.float64] = data.xquat[self._body["pelvis"]]
+
+    def position(self) -> Vector:
+        """Of the pelvis, new."""
+        x, y, z = self.qpos[:3].tolist()
+        return x, y, z
+
+    def pelvis_height(self) -> float:
+        """New."""
+        return self.qpos.item(2)
+
+    def joint_speed_squared(self) -> float:
+        """Sum of squares of the robot's 25 velocities, new."""
+        speed = self.qvel[:ROBOT_NV]
+        return float(np.dot(speed, speed))
+
+    def site(self, name: str) -> Vector:
+        """World position of a site, previous."""
+        x, y, z = self._site[name].tolist()
+        return x, y, z
+
+    def body(self, name: str) -> Vector:
+        """World position of a body, previous."""
+        x, y, z = self._body_position[self._body[name]].tolist()
+        return x, y, z
+
+    def height(self, site: str) -> float:
+        """World z of a site, previous."""
+        z: float = self._site[site].item(2)
+        return z
+
+    def torso_upright(self) -> float:
+        """z component of the torso's z axis, previous: 1 upright, 0 lying, -1 head down."""
+        return self._torso_matrix.item(8)
+
+    def pelvis_upright(self) -> float:
+        """z component of the pelvis' z axis, previous."""
+        return self._pelvis_matrix.item(8)
+
+    def pelvis_quat(self) -> NDArray[np.float64]:
+        """Orientation of the pelvis (w, x, y, z), previous."""
+        return self._pelvis_quat
+
+    def velocity(self) -> Vector:
+        """Of the whole robot's centre of mass in the world, m/s, previous; computed on each call."""
+        mujoco.mj_subtreeVel(self.model, self.data)
+        x, y, z = self._pelvis_velocity.tolist()
+        return x, y, z
+
+    def actuator_force(self) -> NDArray[np.float64]:
+        """Torques of the 19 servos in N m, previous."""
+        return self._actuator_force
+
+    def any_contact(self, pairs: NDArray[np.bool_]) -> bool:
+        """Whether a previous contact is between geoms g, h with `pairs[g, h]`."""
+        if self.data.ncon == 0:
+            return False
+        geom = self._contact.geom
+        return bool(pairs[geom[:, 0], geom[:, 1]].any())
+
+    def geoms(self, *prefixes: str) -> NDArray[np.bool_]:
+        """(ngeom,) mask of the geoms whose name starts with one of `prefixes`."""
+        return np.array([self.model.geom(i).name.startswith(prefixes) for i in range(self.model.ngeom)])

@@ -1,0 +1,191 @@
+"""The tasks as FIRE-RL's training loop steps them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from fire_rl.envs.humanoid.actions import checked_actions
+from fire_rl.envs.humanoid.catalogue import find_task
+from fire_rl.envs.humanoid.env import MAX_EPISODE_ENV_STEPS, action_space, observation_space
+from fire_rl.envs.humanoid.robot import NUM_JOINTS
+from fire_rl.envs.humanoid.scenes import Contacts
+from fire_rl.envs.humanoid.simulation import Simulation
+from fire_rl.envs.vector import Episode, Step
+
+
+class HumanoidVectorEnv:
+    """`num_envs` copies of one built-in task; implements `fire_rl.envs.vector.VectorEnv`.
+
+    The agent's step is the paper's: one action for `action_repeat` env steps, rewards summed, cut short by
+    termination or by the time limit, which counts env steps. `truncated` excludes `terminated`. Simulated in
+    float64; observations are rounded to float32 once, on the way out.
+
+    Args:
+        task: a name of `TASKS`.
+        num_envs: copies, at least 1.
+        contacts: "published" (as on mujoco 3.1.6, comparable with the literature) or "current".
+        action_repeat: env steps per agent step.
+        threads: threads that step the copies; the physics runs without Python's lock. The results do not
+            depend on it.
+        max_episode_env_steps: time limit.
+
+    Raises:
+        ValueError: an unknown task or contacts; a count below 1.
+        MissingRequirementError: the package with the robot's meshes is not installed.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        num_envs: int,
+        *,
+        contacts: Contacts = "published",
+        action_repeat: int = 2,
+        threads: int = 1,
+        max_episode_env_steps: int = MAX_EPISODE_ENV_STEPS,
+    ) -> None:
+        counts = {
+            "num_envs": num_envs,
+            "action_repeat": action_repeat,
+            "threads": threads,
+            "max_episode_env_steps": max_episode_env_steps,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}={count} is too small; give at least 1")
+        spec = find_task(task)
+        self.task = task
+        self.num_envs = num_envs
+        self.action_repeat = action_repeat
+        self.observation_space = observation_space(spec.observation_dim, np.float32)
+        self.action_space: gym.Space[Any] = action_space()
+        self._copies = [
+            _Copy(Simulation(spec, contacts), action_repeat, max_episode_env_steps) for _ in range(num_envs)
+        ]
+        threads = min(threads, num_envs)
+        # Thread t steps the copies t, t + threads, ...
+        self._shares = [range(t, num_envs, threads) for t in range(threads)]
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def reset(self, seed: np.random.SeedSequence) -> NDArray[np.float32]:
+        """Start every copy afresh, each from its own child of `seed`; returns (num_envs, observation_dim)."""
+        first = []
+        for i, copy in enumerate(self._copies):
+            # The i-th child however often `seed.spawn` has been called: the same seed resets the same way.
+            child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i))
+            copy.rng = np.random.default_rng(child)
+            first.append(copy.begin_episode())
+        return np.array(first, np.float32)
+
+    def step(self, actions: NDArray[Any]) -> Step:
+        """One agent step of every copy. `actions`: (num_envs, 19), finite; beyond ±1 they act like ±1."""
+        actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
+        results = self._step_copies(actions)
+        return Step(
+            observation=np.array([r.observation for r in results], np.float32),
+            reward=np.array([r.reward for r in results]),
+            terminated=np.array([r.terminated for r in results]),
+            truncated=np.array([r.truncated for r in results]),
+            final_observation=np.array([r.final_observation for r in results], np.float32),
+            episodes=tuple(Episode(i, *r.episode) for i, r in enumerate(results) if r.episode is not None),
+        )
+
+    def _step_copies(self, actions: NDArray[Any]) -> list[_Result]:
+        if self._pool is None:
+            return [copy.step(action) for copy, action in zip(self._copies, actions, strict=True)]
+
+        def step_share(share: range) -> list[_Result]:
+            return [self._copies[i].step(actions[i]) for i in share]
+
+        results: dict[int, _Result] = {}
+        for share, part in zip(self._shares, self._pool.map(step_share, self._shares), strict=True):
+            results.update(zip(share, part, strict=True))
+        return [results[i] for i in range(self.num_envs)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Physics, generators and running episodes of all copies."""
+        return {"task": self.task, "copies": [copy.state_dict() for copy in self._copies]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, bit for bit.
+
+        Raises:
+            ValueError: `state` is of another task or of another number of copies.
+        """
+        saved, here = (state["task"], len(state["copies"])), (self.task, self.num_envs)
+        if saved != here:
+            raise ValueError(
+                f"The saved state is of {saved[1]} x {saved[0]}, this environment is {here[1]} x {here[0]}; "
+                "build it with the same task and num_envs"
+            )
+        for copy, part in zip(self._copies, state["copies"], strict=True):
+            copy.load_state_dict(part)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+class _Result(NamedTuple):
+    observation: NDArray[np.float64]
+    reward: float
+    terminated: bool
+    truncated: bool
+    final_observation: NDArray[np.float64]
+    episode: tuple[float, int] | None  # return and length in agent steps, where one ended
+
+
+class _Copy:
+    """One copy with its generator and its running episode."""
+
+    def __init__(self, simulation: Simulation, action_repeat: int, max_episode_env_steps: int) -> None:
+        self.simulation = simulation
+        self.rng = np.random.default_rng(0)  # replaced at reset
+        self.action_repeat = action_repeat
+        self.max_episode_env_steps = max_episode_env_steps
+        self.env_steps = self.agent_steps = 0
+        self.episode_return = 0.0
+
+    def begin_episode(self) -> NDArray[np.float64]:
+        self.env_steps = self.agent_steps = 0
+        self.episode_return = 0.0
+        return self.simulation.reset(self.rng)
+
+    def step(self, action: NDArray[Any]) -> _Result:
+        total, terminated, truncated = 0.0, False, False
+        for _ in range(self.action_repeat):
+            reward, terminated, _ = self.simulation.step(action)
+            total += reward
+            self.env_steps += 1
+            truncated = not terminated and self.env_steps >= self.max_episode_env_steps
+            if terminated or truncated:
+                break
+        self.agent_steps += 1
+        self.episode_return += total
+        final = self.simulation.observation()
+        if not (terminated or truncated):
+            return _Result(final, total, terminated, truncated, final, None)
+        episode = (self.episode_return, self.agent_steps)
+        return _Result(self.begin_episode(), total, terminated, truncated, final, episode)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "simulation": self.simulation.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "env_steps": self.env_steps,
+            "agent_steps": self.agent_steps,
+            "episode_return": self.episode_return,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.simulation.load_state_dict(state["simulation"])
+        self.rng.bit_generator.state = state["rng"]
+        self.env_steps, self.agent_steps = state["env_steps"], state["agent_steps"]
+        self.episode_return = state["episode_return"]
