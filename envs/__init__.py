@@ -163,7 +163,7 @@ def split_name(name: str) -> tuple[str, str]:
     family, slash, rest = name.partition("/")
     if not slash or not rest:
         raise ValueError(
-            f"environments are named <family>/<name>, as in atari/Asterix or control/CartPole-v1; not {name!r}"
+            f"environments are named <family>/<name>, as in atari/Asterix, control/CartPole-v1; not {name!r}"
         )
     _family(family)
     return family, rest

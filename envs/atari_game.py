@@ -31,7 +31,7 @@ class AtariProtocol:
     sticky_unit: Literal["decision", "frame"]
     """How often that is drawn: once per agent step (all of its frames repeat) or anew for every frame."""
     all_actions: bool
-    """All 18 actions of the console, or the minimal set of the game."""
+    """All 18 actions of the console (9 in the two games without a button), or the game's minimal set."""
     max_frames: int
     """Frames after which an episode is truncated."""
     evaluation_epsilon: float

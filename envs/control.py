@@ -178,7 +178,7 @@ def _make(env_id: str) -> gym.Env[Any, Any]:
             raise unknown_name("Gymnasium environment", registered_id, list(gym.registry))
         return gym.make(registered_id, max_episode_steps=-1, disable_env_checker=True)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise ValueError(f"{env_id} needs a package that is not installed: {error}") from error
+        raise ValueError(f"{env_id} needs a package that is missing or does not fit: {error}") from error
 
 
 def _observation_space(env_id: str, env: gym.Env[Any, Any]) -> Box:

@@ -1,0 +1,154 @@
+"""Speed of the Atari environments: ours against Gymnasium's wrappers and ale-py's C++ vector environment.
+
+    python -m benchmarks.atari --games Asterix BeamRider DemonAttack --num-envs 4
+
+All contestants stay open and take turns in short bursts, so that whatever else the machine does hits them
+alike; medians over the bursts. CPU time counts this process and all below it, and is the figure to trust on a
+busy machine. Actions are random and drawn beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+
+from benchmarks.baselines import atari as baselines
+from fire_rl.envs import atari
+from fire_rl.envs.atari import PROTOCOLS, AtariGame, rom_name
+
+FRAMES_PER_AGENT_STEP = 4
+REFERENCE = "authors' wrappers, a process each"
+
+Step = Callable[[np.ndarray[Any, Any]], object]
+
+
+@dataclass
+class Contestant:
+    """One implementation and what was measured of it, a number per burst."""
+
+    step: Step
+    close: Callable[[], None]
+    agent_steps_per_second: list[float] = field(default_factory=list)
+    cpu_ms_per_agent_step: list[float] = field(default_factory=list)
+
+
+def contestants(game: str, num_envs: int) -> dict[str, Contestant]:
+    """All implementations of `game`, started."""
+    workers = sorted({1, min(2, num_envs)})
+    ours = {"ours": atari.make(game, num_envs)} | {
+        f"ours, {k} worker{'s' * (k > 1)}": atari.make(game, num_envs, workers=k) for k in workers
+    }
+    found = {}
+    for name, envs in ours.items():
+        envs.reset(np.random.SeedSequence(0))
+        found[name] = Contestant(envs.step, envs.close)
+    authors = functools.partial(baselines.authors_stack, game)
+    gymnasium = functools.partial(baselines.gymnasium_stack, game)
+    others = {
+        "ale-py's C++ environment, 1 thread": baselines.native(game, num_envs, threads=1),
+        "ale-py's C++ environment, all cores": baselines.native(game, num_envs, threads=0),
+        "Gymnasium's wrappers, one process": baselines.in_this_process(gymnasium, num_envs),
+        "Gymnasium's wrappers, a process each": baselines.in_processes(gymnasium, num_envs),
+        "authors' wrappers, one process": baselines.in_this_process(authors, num_envs),
+        REFERENCE: baselines.in_processes(authors, num_envs),
+    }
+    for name, vector in others.items():
+        vector.reset(seed=0)
+        found[name] = Contestant(vector.step, vector.close)
+    return found
+
+
+def burst(contestant: Contestant, actions: np.ndarray[Any, Any], seconds: float) -> None:
+    """Step for so long and note the speed."""
+    steps, cpu, start = 0, cpu_seconds(), time.perf_counter()
+    while (wall := time.perf_counter() - start) < seconds:
+        contestant.step(actions[steps % len(actions)])
+        steps += 1
+    agent_steps = steps * actions.shape[1]
+    contestant.agent_steps_per_second.append(agent_steps / wall)
+    contestant.cpu_ms_per_agent_step.append(1000 * (cpu_seconds() - cpu) / agent_steps)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its living descendants, in seconds (Linux; steps of 10 ms)."""
+    ticks, pids = 0, [os.getpid()]
+    while pids:
+        process = Path(f"/proc/{pids.pop()}")
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # user and system time
+        for thread in (process / "task").iterdir():
+            pids += [int(pid) for pid in (thread / "children").read_text().split()]
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure(game: str, num_envs: int, rounds: int, seconds: float) -> list[str]:
+    """Rows of the table for one game."""
+    found = contestants(game, num_envs)
+    num_actions = AtariGame(rom_name(game), PROTOCOLS["fire-paper"]).num_actions
+    actions = np.random.default_rng(0).integers(num_actions, size=(4096, num_envs))
+    for contestant in found.values():
+        burst(contestant, actions, seconds)  # warm-up
+        contestant.agent_steps_per_second.clear()
+        contestant.cpu_ms_per_agent_step.clear()
+    for _ in range(rounds):
+        for contestant in found.values():
+            burst(contestant, actions, seconds)
+    for contestant in found.values():
+        contestant.close()
+    reference = found[REFERENCE]
+    return [f"| {game} x {num_envs} | {name} | {row(c, reference)} |" for name, c in found.items()]
+
+
+def row(contestant: Contestant, reference: Contestant) -> str:
+    """Medians, and the median over rounds of the ratios to the reference in the same round."""
+    speed = statistics.median(contestant.agent_steps_per_second)
+    cpu = statistics.median(contestant.cpu_ms_per_agent_step)
+    wall_ratio = median_ratio(contestant.agent_steps_per_second, reference.agent_steps_per_second)
+    cpu_ratio = median_ratio(reference.cpu_ms_per_agent_step, contestant.cpu_ms_per_agent_step)
+    frames = speed * FRAMES_PER_AGENT_STEP
+    return f"{speed:,.0f} | {frames:,.0f} | {wall_ratio:.1f}x | {cpu:.2f} | {cpu_ratio:.1f}x"
+
+
+def median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def machine() -> str:
+    """Processor, cores and versions, for under the table."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (
+        f"{models[0] if models else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"load {os.getloadavg()[0]:.1f} at the end; ale-py {ale_py.__version__}, Gymnasium {gym.__version__}"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Speed of the Atari environments.")
+    parser.add_argument("--games", nargs="+", default=["Asterix", "BeamRider", "DemonAttack"])
+    parser.add_argument("--num-envs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=8, help="bursts of each contestant")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of a burst")
+    args = parser.parse_args()
+    print("| game | environment | agent steps/s | frames/s | speed | CPU ms per agent step | less CPU |")
+    print("|---|---|---|---|---|---|---|")
+    for game in args.games:
+        print("\n".join(measure(game, args.num_envs, args.rounds, args.seconds)), flush=True)
+    print(f"\n{machine()}")
+
+
+if __name__ == "__main__":
+    main()
