@@ -6,11 +6,13 @@ the vector environment of the training loop. How they relate to the official one
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from fire_rl.envs.humanoid.catalogue import TASK_SETS, TASKS, TaskSpec
-from fire_rl.envs.humanoid.env import HumanoidEnv, register_all
+from fire_rl.envs.humanoid.env import MAX_EPISODE_ENV_STEPS, HumanoidEnv, register_all
 from fire_rl.envs.humanoid.errors import MissingRequirementError
+from fire_rl.envs.humanoid.official import OfficialVectorEnv
+from fire_rl.envs.humanoid.scenes import Contacts
 from fire_rl.envs.humanoid.vector import HumanoidVectorEnv
 from fire_rl.envs.vector import VectorEnv
 
@@ -20,6 +22,7 @@ __all__ = [
     "HumanoidEnv",
     "HumanoidVectorEnv",
     "MissingRequirementError",
+    "OfficialVectorEnv",
     "TaskSpec",
     "make",
 ]
@@ -28,24 +31,39 @@ register_all()
 
 
 def make(
-    task: str, num_envs: int, *, backend: Literal["built-in", "official"] = "built-in", **options: Any
+    task: str,
+    num_envs: int,
+    *,
+    contacts: Contacts = "published",
+    action_repeat: int = 2,
+    threads: int = 1,
+    max_episode_env_steps: int = MAX_EPISODE_ENV_STEPS,
+    backend: Literal["built-in", "official"] = "built-in",
 ) -> VectorEnv:
     """`num_envs` copies of a humanoid task.
 
     Args:
-        task: "h1-walk"; with the official backend any robot and task of `humanoid_bench`, "h1hand-walk".
+        task: "h1-walk"; with the official backend any robot and task of `humanoid_bench`, "h1hand-push".
         num_envs: copies.
-        backend: "built-in", or "official" for the package `humanoid_bench`.
-        options: `action_repeat`; built-in also `contacts`, `threads`, `max_episode_env_steps`.
+        contacts, action_repeat, threads, max_episode_env_steps: see `HumanoidVectorEnv`.
+        backend: "built-in", or "official" for the package `humanoid_bench`, whose contacts and time limit are
+            its own and which runs in one thread.
 
     Raises:
         ValueError: unknown task or backend, or a bad option.
         MissingRequirementError: a package is not installed.
     """
     if backend == "built-in":
-        return HumanoidVectorEnv(task, num_envs, **options)
-    if backend == "official":
-        from fire_rl.envs.humanoid.official import OfficialVectorEnv
-
-        return OfficialVectorEnv(task, num_envs, **options)
-    raise ValueError(f'backend={backend!r} is not known; choose "built-in" or "official"')
+        return HumanoidVectorEnv(
+            task,
+            num_envs,
+            contacts=contacts,
+            action_repeat=action_repeat,
+            threads=threads,
+            max_episode_env_steps=max_episode_env_steps,
+        )
+    if backend != "official":
+        raise ValueError(f'backend must be "built-in" or "official", not {backend!r}')
+    if (contacts, threads, max_episode_env_steps) != ("published", 1, MAX_EPISODE_ENV_STEPS):
+        raise ValueError("contacts, threads and max_episode_env_steps are options of the built-in backend")
+    return OfficialVectorEnv(task, num_envs, action_repeat=action_repeat)

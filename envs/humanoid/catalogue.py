@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fire_rl.envs.humanoid import scenes, tasks
 from fire_rl.envs.humanoid.task import Task
+from fire_rl.envs.names import unknown_name
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,7 @@ def find_task(name: str) -> TaskSpec:
         return TASKS[name]
     if not name.startswith("h1-"):
         raise ValueError(
-            f"Humanoid task {name!r} is not built in. {nearest(f'h1-{name}', TASKS)} "
-            'Only the robot h1 is built in; the others come with the option backend="official".'
+            f"humanoid task {name!r} is not built in: only robot h1 is, as in {', '.join(list(TASKS)[:3])}; "
+            'others come with backend="official"'
         )
-    raise ValueError(f"Unknown humanoid task {name!r}. {nearest(name, TASKS)}")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """One sentence with the names most like `name`, or with all of them."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=3)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known are: {', '.join(names)}."
+    raise unknown_name("humanoid task", name, list(TASKS))

@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from fire_rl.envs.humanoid.actions import checked_actions
 from fire_rl.envs.humanoid.catalogue import TASKS, find_task
+from fire_rl.envs.humanoid.checks import checked_actions
 from fire_rl.envs.humanoid.rendering import Camera
 from fire_rl.envs.humanoid.robot import NUM_JOINTS
 from fire_rl.envs.humanoid.scenes import Contacts
@@ -42,7 +42,7 @@ class HumanoidEnv(gym.Env[Any, Any]):
     def __init__(self, task: str, contacts: Contacts = "published", render_mode: str | None = None) -> None:
         spec = find_task(task)
         if render_mode not in (None, "rgb_array"):
-            raise ValueError(f'render_mode={render_mode!r} is not offered; choose "rgb_array" or None')
+            raise ValueError(f'render_mode must be "rgb_array" or None, not {render_mode!r}')
         self.render_mode = render_mode
         self.simulation = Simulation(spec, contacts)
         self.observation_space = observation_space(spec.observation_dim, np.float64)

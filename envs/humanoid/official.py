@@ -17,10 +17,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from fire_rl.envs.humanoid.actions import checked_actions
-from fire_rl.envs.humanoid.catalogue import nearest
+from fire_rl.envs.humanoid.checks import check_counts, check_saved_by, checked_actions
 from fire_rl.envs.humanoid.errors import MissingRequirementError
-from fire_rl.envs.vector import Episode, Step
+from fire_rl.envs.names import unknown_name
+from fire_rl.envs.vector import Episode, Step, check_num_envs, child_seeds
 
 PACKAGE = "humanoid_bench"
 
@@ -28,8 +28,8 @@ PACKAGE = "humanoid_bench"
 class OfficialVectorEnv:
     """`num_envs` copies of a task of `humanoid_bench`; implements `fire_rl.envs.vector.VectorEnv`.
 
-    The package draws goals and poses from NumPy's global generator. Each copy gets a state of that generator of
-    its own, which is in place only while the copy runs; whatever else draws globally is not disturbed.
+    The package draws goals and poses from NumPy's global generator. Each copy has a state of that generator
+    for itself, in place only while the copy runs; whatever else draws globally is not disturbed.
 
     Args:
         task: robot and task, "h1-walk" or "h1hand-push".
@@ -42,28 +42,27 @@ class OfficialVectorEnv:
     """
 
     def __init__(self, task: str, num_envs: int, *, action_repeat: int = 2) -> None:
-        for name, count in (("num_envs", num_envs), ("action_repeat", action_repeat)):
-            if count < 1:
-                raise ValueError(f"{name}={count} is too small; give at least 1")
+        check_counts(action_repeat=action_repeat)
         env_id = _official_id(task)
         self.task = task
-        self.num_envs = num_envs
+        self.num_envs = check_num_envs(num_envs)
         self.action_repeat = action_repeat
-        self._copies = [_Copy(gym.make(env_id), action_repeat) for _ in range(num_envs)]
+        self._copies = [
+            _Copy(gym.make(env_id, disable_env_checker=True), action_repeat) for _ in range(num_envs)
+        ]
         observation, action = self._copies[0].env.observation_space, self._copies[0].env.action_space
         assert isinstance(observation, gym.spaces.Box) and isinstance(action, gym.spaces.Box)
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, observation.shape, np.float32)
+        self.observation_space: gym.spaces.Box = gym.spaces.Box(
+            -np.inf, np.inf, observation.shape, np.float32
+        )
         self.action_space: gym.Space[Any] = action
         self._action_shape = action.shape
 
     def reset(self, seed: np.random.SeedSequence) -> NDArray[np.float32]:
         """Start every copy afresh, each from its own child of `seed`; returns (num_envs, observation_dim)."""
-        first = []
-        for i, copy in enumerate(self._copies):
-            child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i))
+        for copy, child in zip(self._copies, child_seeds(seed, self.num_envs), strict=True):
             copy.seed(child)
-            first.append(copy.begin_episode())
-        return np.array(first, np.float32)
+        return np.array([copy.begin_episode() for copy in self._copies], np.float32)
 
     def step(self, actions: NDArray[Any]) -> Step:
         """One agent step of every copy, with finite actions (num_envs, action_dim)."""
@@ -98,11 +97,7 @@ class OfficialVectorEnv:
         Raises:
             ValueError: `state` is of another task or of another number of copies.
         """
-        if (state["task"], len(state["copies"])) != (self.task, self.num_envs):
-            raise ValueError(
-                f"The saved state is of {len(state['copies'])} x {state['task']}, this environment is "
-                f"{self.num_envs} x {self.task}; build it with the same task and num_envs"
-            )
+        check_saved_by(state, self.task, self.num_envs)
         for copy, part in zip(self._copies, state["copies"], strict=True):
             copy.load_state_dict(part)
 
@@ -124,7 +119,7 @@ class _Copy:
         self.episode_return = 0.0
 
     def seed(self, seed: np.random.SeedSequence) -> None:
-        own, of_numpy = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i)) for i in (0, 1))
+        own, of_numpy = child_seeds(seed, 2)
         self.env.unwrapped.np_random = np.random.default_rng(own)
         self.global_rng.seed(of_numpy.generate_state(8))
 
@@ -191,18 +186,18 @@ def _official_id(task: str) -> str:
     """The Gymnasium id under which the package registers `task`."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise MissingRequirementError(
-            'backend="official" needs the package humanoid_bench, which is not on PyPI: pip install dm_control, '
-            "then pip install --no-deps git+https://github.com/carlosferrazza/humanoid-bench"
+            'backend="official" needs the package humanoid_bench, which is not on PyPI: '
+            "pip install dm_control, then "
+            "pip install --no-deps git+https://github.com/carlosferrazza/humanoid-bench"
         )
     try:
         importlib.import_module(PACKAGE)
     except ImportError as error:
         raise MissingRequirementError(
-            f"humanoid_bench is installed but cannot be imported: {error}; docs/humanoid.md says what it needs"
+            f"humanoid_bench is installed but does not import ({error}): see docs/humanoid.md"
         ) from error
     env_id = f"{task}-v0"
     of_package = [key for key, spec in gym.registry.items() if str(spec.entry_point).startswith(PACKAGE)]
     if env_id not in of_package:
-        names = [key.removesuffix("-v0") for key in of_package]
-        raise ValueError(f"humanoid_bench has no robot and task {task!r}. {nearest(task, names)}")
+        raise unknown_name("official humanoid task", task, [key.removesuffix("-v0") for key in of_package])
     return env_id

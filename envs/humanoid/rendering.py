@@ -16,7 +16,7 @@ from fire_rl.envs.humanoid.errors import MissingRequirementError
 
 WIDTH, HEIGHT = 640, 480  # pixels
 HOW_TO = (
-    "Pictures need OpenGL without a screen: install EGL (Debian, Ubuntu: apt-get install libegl1 libgl1) "
+    "pictures need OpenGL without a screen: install EGL (Debian, Ubuntu: apt-get install libegl1 libgl1) "
     "or OSMesa (libosmesa6, then set MUJOCO_GL=osmesa)"
 )
 
@@ -74,7 +74,7 @@ def _gl_context() -> Any:
     if not backend and sys.platform == "linux":
         found = [name for name in ("EGL", "OSMesa") if ctypes.util.find_library(name)]
         if not found:
-            raise MissingRequirementError(f"{HOW_TO}.")
+            raise MissingRequirementError(HOW_TO)
         backend = found[0].lower()
     try:
         module = importlib.import_module(f"mujoco.{backend}") if backend in ("egl", "osmesa") else mujoco
@@ -82,5 +82,5 @@ def _gl_context() -> Any:
         context.make_current()
     except Exception as error:  # each backend fails in its own way
         name = backend or "OpenGL"
-        raise MissingRequirementError(f"{name} does not start ({error}). {HOW_TO}.") from error
+        raise MissingRequirementError(f"{name} does not start ({error}); {HOW_TO}") from error
     return context

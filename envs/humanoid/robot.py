@@ -216,7 +216,7 @@ def mesh_directory() -> Path:
     package = importlib.util.find_spec("robosuite_models")
     if package is None or package.origin is None:
         raise MissingRequirementError(
-            "The humanoid tasks take the shapes of the robot's links from the package robosuite-models, "
+            "the humanoid tasks take the shapes of the robot's links from the package robosuite-models, "
             "which is not installed: pip install robosuite-models==1.0.0"
         )
     return Path(package.origin).parent / "assets" / "robots" / "h1" / "meshes"

@@ -224,7 +224,7 @@ def load_model(scene: Scene, contacts: Contacts = "published") -> mujoco.MjModel
         MissingRequirementError: the package with the robot's meshes is not installed.
     """
     if contacts not in get_args(Contacts):
-        raise ValueError(f"contacts={contacts!r} is not known; choose one of {', '.join(get_args(Contacts))}")
+        raise ValueError(f"contacts must be one of {', '.join(get_args(Contacts))}, not {contacts!r}")
     spec = mujoco.MjSpec()
     spec.modelname = f"h1_{scene.__name__}"
     spec.option.timestep = 0.002

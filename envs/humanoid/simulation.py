@@ -52,7 +52,7 @@ class Simulation:
         return reward, self.task.terminated(), terms
 
     def control(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Joint targets in radians (19,), of `action`'s dtype; the engine clamps them to the joints' ranges."""
+        """Joint targets in radians (19,), of `action`'s dtype; the engine clamps them to the range."""
         target: NDArray[Any] = (action + 1) / 2 * self._width + self._low
         return target
 

@@ -9,13 +9,13 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from fire_rl.envs.humanoid.actions import checked_actions
 from fire_rl.envs.humanoid.catalogue import find_task
+from fire_rl.envs.humanoid.checks import check_counts, check_saved_by, checked_actions
 from fire_rl.envs.humanoid.env import MAX_EPISODE_ENV_STEPS, action_space, observation_space
 from fire_rl.envs.humanoid.robot import NUM_JOINTS
 from fire_rl.envs.humanoid.scenes import Contacts
 from fire_rl.envs.humanoid.simulation import Simulation
-from fire_rl.envs.vector import Episode, Step
+from fire_rl.envs.vector import Episode, Step, check_num_envs, child_seeds
 
 
 class HumanoidVectorEnv:
@@ -49,18 +49,12 @@ class HumanoidVectorEnv:
         threads: int = 1,
         max_episode_env_steps: int = MAX_EPISODE_ENV_STEPS,
     ) -> None:
-        counts = {
-            "num_envs": num_envs,
-            "action_repeat": action_repeat,
-            "threads": threads,
-            "max_episode_env_steps": max_episode_env_steps,
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name}={count} is too small; give at least 1")
+        check_counts(
+            action_repeat=action_repeat, threads=threads, max_episode_env_steps=max_episode_env_steps
+        )
         spec = find_task(task)
         self.task = task
-        self.num_envs = num_envs
+        self.num_envs = check_num_envs(num_envs)
         self.action_repeat = action_repeat
         self.observation_space = observation_space(spec.observation_dim, np.float32)
         self.action_space: gym.Space[Any] = action_space()
@@ -74,13 +68,9 @@ class HumanoidVectorEnv:
 
     def reset(self, seed: np.random.SeedSequence) -> NDArray[np.float32]:
         """Start every copy afresh, each from its own child of `seed`; returns (num_envs, observation_dim)."""
-        first = []
-        for i, copy in enumerate(self._copies):
-            # The i-th child however often `seed.spawn` has been called: the same seed resets the same way.
-            child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i))
+        for copy, child in zip(self._copies, child_seeds(seed, self.num_envs), strict=True):
             copy.rng = np.random.default_rng(child)
-            first.append(copy.begin_episode())
-        return np.array(first, np.float32)
+        return np.array([copy.begin_episode() for copy in self._copies], np.float32)
 
     def step(self, actions: NDArray[Any]) -> Step:
         """One agent step of every copy. `actions`: (num_envs, 19), finite; beyond ±1 they act like ±1."""
@@ -117,12 +107,7 @@ class HumanoidVectorEnv:
         Raises:
             ValueError: `state` is of another task or of another number of copies.
         """
-        saved, here = (state["task"], len(state["copies"])), (self.task, self.num_envs)
-        if saved != here:
-            raise ValueError(
-                f"The saved state is of {saved[1]} x {saved[0]}, this environment is {here[1]} x {here[0]}; "
-                "build it with the same task and num_envs"
-            )
+        check_saved_by(state, self.task, self.num_envs)
         for copy, part in zip(self._copies, state["copies"], strict=True):
             copy.load_state_dict(part)
 
