@@ -60,8 +60,6 @@ def nearest_isometry(w: Tensor, solver: SOLVERS = "newton-schulz", steps: int | 
         raise ValueError(f"steps must be at least 1, not {steps}")
     if w.ndim < 2 or not w.is_floating_point():
         raise ValueError(f"expected floating-point matrices (..., m, n), not {w.dtype} {tuple(w.shape)}")
-    if not w.isfinite().all():
-        raise ValueError("the weights contain NaN or infinity: they have no nearest isometry")
     if w.numel() == 0:
         return w.clone()
 
@@ -70,8 +68,10 @@ def nearest_isometry(w: Tensor, solver: SOLVERS = "newton-schulz", steps: int | 
     is_wide = x.shape[-1] > x.shape[-2]
     if is_wide:
         x = x.mT
-    # By the largest entry first, so that no square in a norm or a Gram matrix can under- or overflow.
-    x = _divide(x, x.abs().amax((-2, -1), keepdim=True))
+    largest = x.abs().amax((-2, -1), keepdim=True)
+    if not largest.isfinite().all():
+        raise ValueError("the weights contain NaN or infinity: they have no nearest isometry")
+    x = _divide(x, largest)  # so that no square in a norm or a Gram matrix can under- or overflow
     with _full_precision(x.device):
         if solver == "newton-schulz":
             x = _newton_schulz(x, steps or DEFAULT_STEPS[solver])
@@ -84,8 +84,9 @@ def nearest_isometry(w: Tensor, solver: SOLVERS = "newton-schulz", steps: int | 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:
     x = _divide(x, torch.linalg.matrix_norm(x, keepdim=True))
+    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        x = torch.baddbmm(x, x, x.mT @ x, beta=1.5, alpha=-0.5)
+        x = x @ torch.baddbmm(identity, x.mT, x, beta=1.5, alpha=-0.5)
     return x
 
 

@@ -378,7 +378,7 @@ def test_known_numbers_of_the_papers_networks(name: str) -> None:
     if error > 1e-2:
         assert float(distance) == pytest.approx(error, rel=0.2)
     else:
-        assert float(distance) < 3 * error
+        assert float(distance) < 3 * error + 1e-6  # rounding of ten float32 steps
 
 
 def svd_measures(w: Array, scale: float) -> dict[str, float]:

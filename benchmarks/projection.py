@@ -1,0 +1,123 @@
+"""Speed of `fire_`, which projects all matrices of one shape in one batch, against a loop over matrices.
+
+    python -m benchmarks.projection --threads 1
+
+Prints a Markdown table for the CPU, and for the GPU if there is one. Both sides do ten Newton–Schulz steps in
+float32; repetitions are interleaved, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.baselines.projection import fire_by_loop
+from fire_rl import fire_
+
+
+class Stacked(nn.Module):
+    """Weights (members, out, in), as twin critics have them."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(members, outputs, inputs) / inputs**0.5)
+
+
+def convolutions() -> nn.Module:
+    """Those of the Nature CNN."""
+    return nn.Sequential(nn.Conv2d(4, 32, 8), nn.Conv2d(32, 64, 4), nn.Conv2d(64, 64, 3))
+
+
+def nature_cnn() -> nn.Module:
+    """All of it, with nine actions."""
+    return nn.Sequential(convolutions(), nn.Linear(3136, 512), nn.Linear(512, 9))
+
+
+def simba(members: int, inputs: int, width: int, blocks: int, outputs: int) -> nn.Module:
+    """The weights of SimBa: input layer, residual blocks width -> 4 width -> width, head."""
+    shapes = [(inputs, width), *blocks * [(width, 4 * width), (4 * width, width)], (width, outputs)]
+    return nn.Sequential(*(Stacked(members, d_in, d_out) for d_in, d_out in shapes))
+
+
+CASES: dict[str, Callable[[], nn.Module]] = {
+    "Nature CNN, 3 convolutions": convolutions,
+    "Nature CNN, all 5 layers": nature_cnn,
+    "SimBa actor": lambda: simba(1, 51, 128, 1, 19),
+    "SimBa twin critics": lambda: simba(2, 70, 512, 2, 1),
+}
+
+
+def measure(build: Callable[[], nn.Module], device: torch.device, repetitions: int) -> dict[str, float]:
+    """Median milliseconds of the loop, the batched projection, the exact one, and a call with its report."""
+    initial = build().to(device)
+    times: dict[str, list[float]] = {"loop": [], "batched": [], "exact": [], "call": []}
+    for _ in range(repetitions + 1):
+        looped, batched, exact = (copy.deepcopy(initial) for _ in range(3))
+        start = now(device)
+        fire_by_loop(looped)
+        middle = now(device)
+        report = fire_(batched)
+        end = now(device)
+        times["loop"].append(middle - start)
+        times["batched"].append(report.seconds)
+        times["call"].append(end - middle)
+        times["exact"].append(fire_(exact, solver="exact").seconds)
+        for by_loop, by_batch in zip(looped.parameters(), batched.parameters(), strict=True):
+            torch.testing.assert_close(by_batch, by_loop, atol=1e-5, rtol=0)
+    # The first repetition warms up.
+    return {name: 1000 * statistics.median(values[1:]) for name, values in times.items()}
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after the device has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def machine(device: torch.device) -> str:
+    """The machine in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+    threads = torch.get_num_threads()
+    return f"{model}, {os.cpu_count()} cores, {threads} thread(s), torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = False  # for the loop; fire_ sees to it itself
+    devices = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
+    for device in devices:
+        print(f"{machine(device)}; median of {options.repetitions}\n")
+        print("| weights | loop, ms | batched, ms | speed-up | `exact`, ms | whole call with report, ms |")
+        print("|---|---|---|---|---|---|")
+        for name, build in CASES.items():
+            ms = measure(build, device, options.repetitions)
+            print(
+                f"| {name} | {ms['loop']:.1f} | {ms['batched']:.1f} | {ms['loop'] / ms['batched']:.1f}× "
+                f"| {ms['exact']:.1f} | {ms['call']:.1f} |",
+                flush=True,
+            )
+        print()
+
+
+if __name__ == "__main__":
+    main()
