@@ -29,9 +29,9 @@ def fire_by_loop(module: nn.Module, steps: int = 10) -> None:
 
 def _project(w: Tensor, positions: int, steps: int) -> Tensor:
     d_out, d_in = w.shape
-    x = w.T if d_in > d_out else w
-    x = x / x.norm()
+    x: Tensor = w.T if d_in > d_out else w
+    x = x / torch.linalg.matrix_norm(x)
     for _ in range(steps):
         x = 1.5 * x - 0.5 * x @ (x.T @ x)
-    scale = math.sqrt(d_out / d_in) / positions
-    return x.T * scale if d_in > d_out else x * scale
+    x = math.sqrt(d_out / d_in) / positions * x
+    return x.T if d_in > d_out else x
