@@ -24,9 +24,8 @@ CLOCK = ("agent_steps", "env_steps", "updates")
 class Tracker:
     """Writes the rows of one run to its directory and to W&B.
 
-    Constructing it begins an attempt: the status becomes "running". On a resume, construct it after
-    `run.truncate_to`: the directory repeats the rows since the checkpoint, W&B (where what is sent cannot
-    be taken back) only gets the rows that it has not seen.
+    On a resume, construct it after `run.truncate_to`: the directory repeats the rows since the checkpoint,
+    W&B (where what is sent cannot be taken back) only gets the rows that it has not seen.
 
     Args:
         run: the run's directory, created; its configuration, versions, hardware and command go to W&B too.
@@ -49,7 +48,7 @@ class Tracker:
         self._client: Any = None
         self._wandb_run: Any = None
         self._sent_before = run.status.wandb_agent_steps  # by earlier attempts
-        run.write_status(state="running", attempt=run.status.attempt + 1, message="", wandb="disabled")
+        run.write_status(wandb="disabled")
         if wandb != "disabled":
             self._start(wandb, project, tags)
 

@@ -47,12 +47,17 @@ STREAMS: tuple[Stream, ...] = get_args(Stream)
 NAMES = {"agent", "env", "method", "seed"}  # what every configuration says under these keys
 
 EVENT_KEYS = """
-agent_steps, env_steps, updates   the clock at which the reset fired
-method, options                   its name and every option
-projection                        list of rows, one per learner and weight tensor: learner, tensor, shape,
-                                  sfe, relative_sfe, dfi before and after, extreme singular values, ...
-spectra                           optional list of rows: learner, tensor, before, after (singular values)
-before, after                     measures of the agent: "<learner>/dormant_ratio", ...
+agent_steps, env_steps, updates  the clock at which the reset fired
+method, options                  its name and every option
+before, after                    measures of the agent: "<learner>/dormant_ratio", "<learner>/srank", …
+output_change                    by learner: largest change of an output on the probe batch
+agent                            what the agent restored itself, such as SAC's temperature
+sfe, dfi_before, dfi_after       sums over all weight matrices of all learners
+projection                       rows, one per weight tensor: learner, name, matrices, rows, cols, sfe,
+                                 sfe_rel, and <measure>_before, <measure>_after for dfi_raw, dfi, dfi_shape,
+                                 sigma_max, sigma_min
+spectra                          optional rows, one per weight tensor: learner, name, and the singular values
+                                 of all its matrices before and after, descending
 """
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fire_rl.results.provenance import command_line
 
@@ -83,6 +88,37 @@ def looks(methods: list[str], agents: set[str], palette: Palette = "paper") -> d
 def _label(method: str, agent: str) -> str:
     name = KNOWN[method][0] if method in KNOWN else method
     return " + ".join(part for part in (agent, name) if part) or "No reset"
+
+
+def grid(panels: int, columns: int, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, list[Axes]]:
+    """A figure with `panels` axes of `inches` in rows of `columns`."""
+    across = min(panels, columns)
+    down = math.ceil(panels / across)
+    figure = Figure(figsize=(inches[0] * across, inches[1] * down))
+    axes = [figure.add_subplot(down, across, i + 1) for i in range(panels)]
+    figure.subplots_adjust(wspace=0.28, hspace=0.55)
+    return figure, axes
+
+
+def legend(figure: Figure, axes: Sequence[Axes], entries: Iterable[Look]) -> None:
+    """One legend for all panels, above them."""
+    handles = [Line2D([], [], color=one.color, label=one.label) for one in entries]
+    top = max(axis.get_position().y1 for axis in axes)
+    several = len({axis.get_position().x0 for axis in axes}) > 1
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, top + 0.32 / figure.get_figheight()),
+        ncol=min(len(handles), 5 if several else 2),
+    )
+
+
+def caption(figure: Figure, axes: Sequence[Axes], text: str) -> None:
+    """What the reader must know, below the panels."""
+    y = min(axis.get_position().y0 for axis in axes) - 0.62 / figure.get_figheight()
+    width = int(16 * figure.get_figwidth())  # characters of the size below that fit
+    lines = "\n".join(textwrap.wrap(text, width))
+    figure.text(0.5, y, lines, ha="center", va="top", fontsize=9, color="#555555")
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from fire_rl.results.curves import curve, mean_curve, round_bin_width
-from fire_rl.results.figures import Panel, plot_learning_curves
+from fire_rl.results.figures import Panel, plot_learning_curves, plot_paper
+from fire_rl.results.published import FOLDER
 from fire_rl.results.store import RunDirectory, find_runs, load_run, run_path
 from fire_rl.results.style import looks
 
@@ -132,7 +133,8 @@ def test_one_seed_different_lengths_nan_rows_and_missing_methods(
     record(tmp_path / "runs", env="atari/Asterix")
     broken = run_path(tmp_path / "runs", "dqn", "control/CartPole-v1", "none", 1) / "episodes.jsonl"
     broken.write_bytes(b"garbage\n" + broken.read_bytes() + b'{"torn')
-    image = plot_learning_curves(find_runs(tmp_path / "runs"), tmp_path / "f.png")
+    panels = {("dqn", "control/CartPole-v1"): Panel(returns="training")}
+    image = plot_learning_curves(find_runs(tmp_path / "runs"), tmp_path / "f.png", panels=panels)
     rows = table(image)
     assert {(row["env"], row["method"]) for row in rows} == {
         ("control/CartPole-v1", "none"),
@@ -153,7 +155,7 @@ def test_one_seed_different_lengths_nan_rows_and_missing_methods(
 
 
 def test_nothing_to_draw_and_wrong_names_are_said_in_one_sentence(tmp_path: Path) -> None:
-    record(tmp_path / "runs", total=0)
+    record(tmp_path / "runs", env="atari/Asterix", total=0)
     runs = find_runs(tmp_path / "runs")
     with pytest.raises(ValueError, match="nothing to draw yet"):
         plot_learning_curves(runs, tmp_path / "f.png")
@@ -164,6 +166,33 @@ def test_nothing_to_draw_and_wrong_names_are_said_in_one_sentence(tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write the figure"):
         plot_learning_curves(runs, tmp_path / "file" / "f.png")
+
+
+@pytest.mark.parametrize(("figure", "clock"), [("4a", "agent_steps"), ("4b", "env_steps")])
+def test_the_papers_figures_are_redrawn_from_its_data(tmp_path: Path, figure: Any, clock: str) -> None:
+    rows = table(plot_paper(figure, tmp_path / "paper.png"))
+    with (FOLDER / f"fig{figure}.csv").open() as file:
+        published = list(csv.DictReader(file))
+    fire = [row for row in rows if row["method"] == "fire"]
+    expected = [row for row in published if row["method"] == "FIRE"]
+    assert column(fire, clock) == column(expected, "env_step")
+    assert column(fire, "mean") == column(expected, "mean_return")
+    np.testing.assert_array_equal(column(fire, "upper"), column(expected, "hi"))
+    baseline = [row for row in rows if row["method"] == "none"]
+    assert len(baseline) == 3 * 51  # both parts, the vertex that they share once
+
+
+def test_the_papers_curves_lie_over_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(tmp_path / "runs", env="atari/Asterix")
+    record(tmp_path / "runs")
+    image = plot_learning_curves(
+        find_runs(tmp_path / "runs"), tmp_path / "f.png", overlay="paper", clock="env_steps"
+    )
+    paper = [row for row in table(image) if row["source"] == "paper"]
+    assert {(row["env"], row["method"]) for row in paper} == {("atari/Asterix", "none")}
+    assert column(paper, "env_steps")[-1] == 4 * 2_500_000
+    assert column(paper, "mean")[-1] == 1269.9
+    assert "the paper has no curves of dqn in control/CartPole-v1" in capsys.readouterr().err
 
 
 def test_mean_curve_interpolates_inside_and_never_outside() -> None:
