@@ -8,8 +8,10 @@ from typing import Any
 from fire_rl.agents.agent import Agent, ResetReport
 from fire_rl.agents.dqn import DQN, DQNConfig
 from fire_rl.agents.dqn import PAPER as DQN_PAPER
+from fire_rl.agents.sac import PAPER as SAC_PAPER
+from fire_rl.agents.sac import SAC, SACConfig
 
-__all__ = ["AGENTS", "DQN", "Agent", "AgentKind", "DQNConfig", "ResetReport"]
+__all__ = ["AGENTS", "DQN", "SAC", "Agent", "AgentKind", "DQNConfig", "ResetReport", "SACConfig"]
 
 
 @dataclass(frozen=True)
@@ -21,4 +23,7 @@ class AgentKind:
     paper: dict[str, dict[str, object]]
 
 
-AGENTS: dict[str, AgentKind] = {"dqn": AgentKind(DQN, DQNConfig, DQN_PAPER)}
+AGENTS: dict[str, AgentKind] = {
+    "dqn": AgentKind(DQN, DQNConfig, DQN_PAPER),
+    "sac": AgentKind(SAC, SACConfig, SAC_PAPER),
+}
