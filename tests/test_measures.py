@@ -214,6 +214,21 @@ def test_probe_of_in_place_activations_and_of_plain_modules() -> None:
     assert math.isnan(probe(nn.Sequential(nn.Linear(4, 2)), (x,))["dormant_ratio"])
 
 
+class Overwrites(Net):
+    """Uses the memory of its features again."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        features = self.encoder(*inputs)
+        output: Tensor = self.head(features)
+        features.zero_()
+        return output
+
+
+def test_probe_sees_the_features_as_they_were_used() -> None:
+    network = Overwrites(nn.Linear(4, 3), nn.Linear(3, 2))
+    assert probe(network, (gaussian(50, 4),))["srank"] > 0
+
+
 def test_probe_leaves_injected_heads_out() -> None:
     network = Net(
         nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -241,7 +256,7 @@ def test_probe_leaves_no_trace(fails: bool) -> None:
     encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), draws)
     network = Net(encoder, nn.Sequential(nn.Linear(8, 2)))
     network.train()
-    encoder[1].eval()
+    encoder[3].eval()
     network(gaussian(16, 4)).sum().backward()
     state = {name: value.clone() for name, value in network.state_dict().items()}
     grads = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}

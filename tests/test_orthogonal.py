@@ -83,6 +83,14 @@ def test_polar_express_lifts_all_singular_values_above_a_thousandth_in_eight_ste
     assert np.linalg.svd(soft)[1].min() < 0.1
 
 
+def test_polar_express_is_relaxed_against_rounding() -> None:
+    """First step on a 1 × 1 matrix: the paper's first quintic at 1 / 1.01²."""
+    x = 1 / 1.01**2
+    expected = 8.28721201814563 * x - 23.595886519098837 * x**3 + 17.300387312530933 * x**5
+    one = torch.tensor([[5.0]], dtype=torch.float64)
+    assert float(nearest_isometry(one, "polar-express", 1)) == pytest.approx(expected, rel=1e-12)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 24),
