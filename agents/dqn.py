@@ -1,4 +1,4 @@
-"""DQN (Mnih et al., Nature 2015) as in the FIRE paper's Figure 4a; see docs/protocols.md for every constant."""
+"""DQN (Mnih et al., Nature 2015) as in the FIRE paper's Figure 4a; every constant is in docs/protocols.md."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class DQN:
         return metrics
 
     def loss(self, online: nn.Module, target: nn.Module | None, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Huber loss of the one-step error r + γ (1 − terminated) max_a Q_target(s′, a) − Q(s, a), a pure function."""
+        """Huber loss of r + γ (1 − terminated) max_a Q_target(s′, a) − Q(s, a): a pure function."""
         assert target is not None
         reward = batch.reward.sign() if self.config.clip_rewards else batch.reward
         with torch.no_grad():

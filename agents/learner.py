@@ -36,7 +36,7 @@ class Learner:
         self._build = build
         # Drawn on the CPU and then moved, so that a seed gives the same network on every device.
         self.online = build(generator).to(device)
-        self.initial: dict[str, Tensor] = {k: v.clone() for k, v in self.online.state_dict().items()}
+        self.initial: Mapping[str, Tensor] = {k: v.clone() for k, v in self.online.state_dict().items()}
         self.target: nn.Module | None = None
         if with_target:
             self.target = build(torch.Generator()).to(device).requires_grad_(False)
@@ -51,7 +51,8 @@ class Learner:
     def sync_target(self, tau: float = 1.0) -> None:
         """Move the target towards the online network: target ← (1 − tau) target + tau online."""
         assert self.target is not None, f"learner {self.name!r} has no target network"
-        online, target = list(self.online.parameters()), list(self.target.parameters())
+        online: list[Tensor] = list(self.online.parameters())
+        target: list[Tensor] = list(self.target.parameters())
         if tau == 1.0:
             torch._foreach_copy_(target, online)
         else:

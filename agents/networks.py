@@ -1,7 +1,8 @@
-"""The networks: Nature CNN and MLP. Every network is an encoder, a head, and injected heads (none at first)."""
+"""Nature CNN and MLP. Every network is an encoder, a head, and injected heads (none at first)."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from fire_rl.methods.plasticity_injection import read_out
 
 Build = Callable[[torch.Generator], nn.Module]
+
+META = torch.device(
+    "meta"
+)  # layers are built without values: torch's own would come from the global generator
 
 
 class Network(nn.Module):
@@ -40,17 +45,18 @@ def nature_cnn(frames: int, actions: int) -> Build:
     """
 
     def build(generator: torch.Generator) -> nn.Module:
-        encoder = nn.Sequential(
-            Pixels(),
-            _empty(nn.Conv2d, frames, 32, 8, stride=4),
-            nn.ReLU(),
-            _empty(nn.Conv2d, 32, 64, 4, stride=2),
-            nn.ReLU(),
-            _empty(nn.Conv2d, 64, 64, 3, stride=1),
-            nn.ReLU(),
-            nn.Flatten(),
-        )
-        head = nn.Sequential(_empty(nn.Linear, 64 * 7 * 7, 512), nn.ReLU(), _empty(nn.Linear, 512, actions))
+        with META:
+            encoder = nn.Sequential(
+                Pixels(),
+                nn.Conv2d(frames, 32, 8, stride=4),
+                nn.ReLU(),
+                nn.Conv2d(32, 64, 4, stride=2),
+                nn.ReLU(),
+                nn.Conv2d(64, 64, 3, stride=1),
+                nn.ReLU(),
+                nn.Flatten(),
+            )
+            head = nn.Sequential(nn.Linear(64 * 7 * 7, 512), nn.ReLU(), nn.Linear(512, actions))
         return xavier_(Network(encoder, head), generator)
 
     return build
@@ -60,28 +66,22 @@ def mlp(inputs: int, outputs: int, hidden: tuple[int, ...]) -> Build:
     """ReLU MLP on (B, inputs) floats, Xavier-uniform weights, zero biases; the head is the last layer."""
 
     def build(generator: torch.Generator) -> nn.Module:
-        layers: list[nn.Module] = []
-        width = inputs
-        for size in hidden:
-            layers += [_empty(nn.Linear, width, size), nn.ReLU()]
-            width = size
-        head = nn.Sequential(_empty(nn.Linear, width, outputs))
-        return xavier_(Network(nn.Sequential(*layers), head), generator)
+        widths = (inputs, *hidden)
+        with META:
+            layers = [(nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(widths)]
+            head = nn.Sequential(nn.Linear(widths[-1], outputs))
+        return xavier_(Network(nn.Sequential(*itertools.chain(*layers)), head), generator)
 
     return build
 
 
 @torch.no_grad()
 def xavier_(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw every weight Xavier-uniform and set every bias to zero, in place."""
+    """Give a network built on `META` its values: weights Xavier-uniform, biases zero."""
+    module.to_empty(device="cpu")
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
         else:
             nn.init.xavier_uniform_(parameter, generator=generator)
     return module
-
-
-def _empty(layer: type[nn.Module], *args: int, **options: int) -> nn.Module:
-    """A layer with uninitialised parameters: torch's constructors would draw from the global generator."""
-    return nn.utils.skip_init(layer, *args, **options)

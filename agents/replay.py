@@ -52,9 +52,9 @@ class ReplayMemory:
     """A ring of slots per environment; a slot holds one frame and what was done on seeing it.
 
     The last frame of an episode occupies a slot of its own that is never sampled as a start, so the successor
-    of every transition is the slot after it, for terminated and truncated episodes alike, and no stack reaches
-    across an episode boundary. The newest transition of an environment can be sampled once its successor has
-    been written, one step later.
+    of every transition is the slot after it, for terminated and truncated episodes alike, and no stack
+    reaches across an episode boundary. The newest transition of an environment can be sampled once its
+    successor has been written, one step later.
 
     Args:
         capacity: slots in total, divided evenly among the environments.
@@ -83,12 +83,12 @@ class ReplayMemory:
         self.slots = slots = capacity // num_envs  # per environment
         self.bytes = slots * num_envs * layout.bytes_per_slot()
         self.storage_device = choose_storage(self.bytes, device, storage)
-        at = {"device": self.storage_device}
+        at = self.storage_device
         flat = slots * num_envs
-        self.frames = torch.empty((flat, *layout.frame_shape), dtype=layout.frame_dtype, **at)
-        self.actions = torch.zeros((flat, *layout.action_shape), dtype=layout.action_dtype, **at)
-        self.rewards = torch.zeros(flat, dtype=torch.float32, **at)
-        self.terminated = torch.zeros(flat, dtype=torch.bool, **at)
+        self.frames = torch.empty((flat, *layout.frame_shape), dtype=layout.frame_dtype, device=at)
+        self.actions = torch.zeros((flat, *layout.action_shape), dtype=layout.action_dtype, device=at)
+        self.rewards = torch.zeros(flat, dtype=torch.float32, device=at)
+        self.terminated = torch.zeros(flat, dtype=torch.bool, device=at)
         # What sampling reads to choose indices stays on the host: no synchronisation with the device.
         self.startable = np.zeros((num_envs, slots), dtype=np.bool_)
         self.age = np.zeros((num_envs, slots), dtype=np.uint8)  # min(steps since reset, stack − 1)

@@ -83,16 +83,15 @@ def parse_train(argv: list[str]) -> Any:
         raise ValueError(str(error)) from None
     base = default_config(chosen.agent, chosen.env, chosen.method, chosen.preset)
     parts = {"agent": base.agent, "env": base.env, "method": base.method}
-    command = make_dataclass(
-        "Train",
-        [
-            (f"{name}_options", Annotated[type(part), tyro.conf.arg(name=name)], field(default_factory=lambda part=part: part))
-            for name, part in parts.items()
-        ],
-        bases=(type(base.run),),
-        frozen=True,
-        kw_only=True,
-    )
+    options = [
+        (
+            f"{name}_options",
+            Annotated[type(part), tyro.conf.arg(name=name)],
+            field(default_factory=type(part)),
+        )
+        for name, part in parts.items()
+    ]
+    command = make_dataclass("Train", options, bases=(type(base.run),), frozen=True, kw_only=True)
     command.__doc__ = type(base.run).__doc__
     default = command(**_values(base.run), **{f"{k}_options": v for k, v in parts.items()})
     parsed: Any = tyro.cli(command, args=argv, default=default, prog="fire-rl train")

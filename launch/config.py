@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -129,7 +129,17 @@ AGENT_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 # Where records are written, how they are logged, and how many workers step the environments has no part in
 # what is computed.
 NOT_IDENTITY = frozenset(
-    ("out", "run_dir", "fresh", "wandb", "wandb_project", "checkpoint_minutes", "device", "env.workers", "env.threads")
+    (
+        "out",
+        "run_dir",
+        "fresh",
+        "wandb",
+        "wandb_project",
+        "checkpoint_minutes",
+        "device",
+        "env.workers",
+        "env.threads",
+    )
 )
 
 
@@ -175,7 +185,7 @@ class RunConfig:
         return Schedule(total, at, run.reset_every, run.reset_from, run.reset_until, run.reset_unit)
 
     def torch_device(self) -> torch.device:
-        """The device; `auto` is the first GPU if there is one. Raises ValueError for one that is not there."""
+        """The device; `auto` is the first GPU, if any. Raises ValueError for a device that is not there."""
         name = self.run.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -196,7 +206,7 @@ def default_config(agent: str, env: str, method: str, preset: str = "paper") -> 
     Raises ValueError for an unknown name, with the nearest valid ones.
     """
     check_name("agent", agent, AGENTS)
-    check_name("preset", preset, ("paper", "harmonised"))
+    check_name("preset", preset, get_args(Preset))
     family, _ = split_name(env)
     config_class, paper = AGENTS[agent].config, AGENTS[agent].paper
     options = {**paper.get(method, {}), **(HARMONISED if preset == "harmonised" else {})}
@@ -208,8 +218,8 @@ def default_config(agent: str, env: str, method: str, preset: str = "paper") -> 
         agent=agent,
         env=env,
         method=method,
-        preset=preset,
-        **RUN_DEFAULTS[family],  # type: ignore[arg-type]
+        preset=cast(Preset, preset),
+        **RUN_DEFAULTS[family],
     )
     agent_config = config_class(**AGENT_DEFAULTS.get((agent, family), {}))
     return RunConfig(run, agent_config, env_options_class(env)(), make_method(method, **options))

@@ -94,5 +94,7 @@ def _table(paths: Sequence[Path], waiting: int) -> Table:
         if (path / "config.json").exists():
             status = load_run(path).status
             share = status.agent_steps / max(1, status.total_agent_steps)
-            table.add_row(str(path), f"{status.agent_steps:,}", f"{status.total_agent_steps:,}", f"{share:.0%}")
+            table.add_row(
+                str(path), f"{status.agent_steps:,}", f"{status.total_agent_steps:,}", f"{share:.0%}"
+            )
     return table

@@ -14,20 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from fire_rl.launch.config import RunConfig, default_config, located, make_config
+from fire_rl.launch.engine import run_jobs
 from fire_rl.names import unknown_name
+from fire_rl.results.figures import Panel, plot_learning_curves
+from fire_rl.results.store import find_runs, load_run
 
 GROUP_LISTS = {"envs": "env", "methods": "method", "seeds": "seed"}  # product over these
 FIGURE_KEYS = ("title", "note", "returns", "bin_steps")
-
-
-@dataclass(frozen=True)
-class Panel:
-    """How one group of runs is drawn."""
-
-    title: str
-    note: str = ""
-    returns: str = "training"  # "training" or "evaluation"
-    bin_steps: int = 0  # agent steps per bin of training returns
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,9 @@ class Suite:
     def jobs(self, out: Path) -> list[RunConfig]:
         """Every run of the suite, recorded below `out`. Raises ValueError for what cannot be run."""
         return [
-            located(make_config({**settings, "out": out})) for group in self.groups for settings in _product(group)
+            located(make_config({**settings, "out": out}))
+            for group in self.groups
+            for settings in _product(group)
         ]
 
     def panels(self) -> dict[tuple[str, str], Panel]:
@@ -50,7 +45,9 @@ class Suite:
         for group in self.groups:
             facts = {k: group[k] for k in FIGURE_KEYS if k in group}
             for settings in _product(group):
-                agent, env = (v["name"] if isinstance(v, dict) else v for v in (settings["agent"], settings["env"]))
+                agent, env = (
+                    v["name"] if isinstance(v, dict) else v for v in (settings["agent"], settings["env"])
+                )
                 panels[agent, env] = Panel(**{"title": env.split("/")[1], **facts})
         return panels
 
@@ -90,8 +87,6 @@ def load_suite(name: str) -> Suite:
 
 def bench(name: str, out: Path, workers: int, dry_run: bool) -> int:
     """Run the jobs of a suite that are not finished, then draw its figure; returns the exit code."""
-    from fire_rl.launch.engine import run_jobs
-
     suite = load_suite(name)
     folder = out / suite.name
     jobs = suite.jobs(folder)
@@ -100,7 +95,10 @@ def bench(name: str, out: Path, workers: int, dry_run: bool) -> int:
             print(shlex.join(["fire-rl", *train_command(job)]))
         return 0
     todo = [job for job in jobs if not _is_finished(job.path)]
-    print(f"{suite.name}: {len(jobs)} runs, {len(jobs) - len(todo)} of them finished, in {folder}", file=sys.stderr)
+    print(
+        f"{suite.name}: {len(jobs)} runs, {len(jobs) - len(todo)} of them finished, in {folder}",
+        file=sys.stderr,
+    )
     failed = run_jobs({job.path: train_command(job) for job in todo}, workers or os.cpu_count() or 1)
     for path, reason in failed.items():
         print(f"failed: {path}: {reason}", file=sys.stderr)
@@ -111,9 +109,6 @@ def bench(name: str, out: Path, workers: int, dry_run: bool) -> int:
 
 def plot(folder: Path, image: Path, suite: Suite | None = None) -> Path:
     """Draw the learning curves of all records below `folder` into `image` and return its path."""
-    from fire_rl.results.figures import plot_learning_curves
-    from fire_rl.results.store import find_runs
-
     if suite is None and (folder.name in suite_names()):
         suite = load_suite(folder.name)
     return plot_learning_curves(find_runs(folder), image, panels=suite.panels() if suite else {})
@@ -138,7 +133,11 @@ def _flags(options: Any, default: Any, prefix: str, skip: tuple[str, ...] = ()) 
         flag = f"{prefix}{item.name.replace('_', '-')}"
         if isinstance(value, bool):
             parent, _, last = flag.rpartition(".")
-            yield f"--{parent}.{'' if value else 'no-'}{last}" if parent else f"--{'' if value else 'no-'}{last}"
+            yield (
+                f"--{parent}.{'' if value else 'no-'}{last}"
+                if parent
+                else f"--{'' if value else 'no-'}{last}"
+            )
         else:
             yield f"--{flag}"
             yield from map(str, value if isinstance(value, tuple) else (value,))
@@ -153,7 +152,4 @@ def _product(group: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_finished(path: Path) -> bool:
-    from fire_rl.results.store import load_run
-
     return (path / "config.json").exists() and load_run(path).status.state == "finished"
-

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,15 +13,16 @@ import torch
 
 from fire_rl.agents import AGENTS
 from fire_rl.envs import make_env
-from fire_rl.launch.checkpoint import load_latest, save_checkpoint
-from fire_rl.launch.config import RunConfig, identity
+from fire_rl.launch.checkpoint import checkpoints, load_latest, save_checkpoint
+from fire_rl.launch.config import RunConfig
 from fire_rl.launch.evaluate import Evaluator
+from fire_rl.launch.interrupt import Interrupt
 from fire_rl.launch.meter import Meter, NonFiniteLoss
 from fire_rl.launch.progress import Progress
+from fire_rl.launch.record import is_finished, open_record
 from fire_rl.launch.reports import event_row
 from fire_rl.launch.tracking import Tracker
-from fire_rl.results.jsonl import plain
-from fire_rl.results.store import RunDirectory
+from fire_rl.results.store import RunDirectory, State
 
 ROLES = ("agent", "env", "reset", "probe", "evaluation")  # who draws random numbers; append only
 
@@ -34,9 +30,12 @@ ROLES = ("agent", "env", "reset", "probe", "evaluation")  # who draws random num
 class Run:
     """A run in progress: all that a checkpoint holds, and the loop over it."""
 
-    def __init__(self, config: RunConfig, record: RunDirectory, tracker: Tracker) -> None:
+    record: RunDirectory  # both set when the attempt begins
+    tracker: Tracker
+
+    def __init__(self, config: RunConfig) -> None:
         run = config.run
-        self.config, self.record, self.tracker = config, record, tracker
+        self.config = config
         self.device = config.torch_device()
         self.seeds = dict(zip(ROLES, np.random.SeedSequence(run.seed).spawn(len(ROLES)), strict=True))
         self.env = make_env(run.env, run.num_envs, **asdict(config.env))
@@ -57,7 +56,7 @@ class Run:
         self.meter = Meter()
         self.observation = self.env.reset(self.seeds["env"])
         self.seconds = 0.0  # of training in earlier attempts
-        self.signal: int | None = None
+        self.interrupt = Interrupt()
         self.saved = self.measured = time.monotonic()
 
     @property
@@ -76,7 +75,7 @@ class Run:
         if agent.agent_steps == 0:
             self.evaluate("start")
         with Progress(run.agent_steps, start=agent.agent_steps) as progress:
-            while agent.agent_steps < run.agent_steps and self.signal is None:
+            while agent.agent_steps < run.agent_steps and self.interrupt.signal is None:
                 before = agent.agent_steps
                 action = agent.act(self.observation)
                 step = env.step(action)
@@ -143,12 +142,16 @@ class Run:
         self.measured = now
         self.record.write_status(agent_steps=self.agent.agent_steps)
 
-    def checkpoint(self) -> Path | None:
-        """Write a checkpoint; when that fails, say so and go on with the one before it."""
+    def checkpoint(self, final: bool = False) -> Path | None:
+        """Write a checkpoint; when that fails, say so and go on with the one before it.
+
+        A `final` one is for evaluation: it leaves out the replay memory, most of what there is to write.
+        """
         self.meter.check(self.agent.updates)  # a state that is not finite must not replace a good one
         agent = self.agent.state_dict()
+        memory = agent.pop("memory")
         components = {
-            "memory": agent.pop("memory"),
+            **({} if final else {"memory": memory}),
             "agent": agent,
             "env": self.env.state_dict(),
             "loop": {
@@ -178,7 +181,8 @@ class Run:
             self.record.truncate_to({})
             return False
         state, _ = found
-        self.agent.load_state_dict({**state["agent"], "memory": state["memory"]})
+        memory = state.get("memory", self.agent.memory.state_dict())  # a final one has none, nor needs it
+        self.agent.load_state_dict({**state["agent"], "memory": memory})
         self.env.load_state_dict(state["env"])
         loop = state["loop"]
         self.observation = loop["observation"]
@@ -201,82 +205,60 @@ def train(config: RunConfig) -> int:
     """Run, or continue, the run of `config`; returns the exit code of the process.
 
     0: finished. 1: stopped by a loss that is not finite. 128 + signal: interrupted, to be continued by the
-    same command.
+    same command. Nothing is written before everything that the run needs has been built.
 
     Raises:
         ValueError: when the configuration cannot be run or differs from that of the record.
         MemoryError: when the replay memory does not fit.
     """
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
-    with open_record(config) as record:
-        if record.status.state == "finished":
-            print(f"{record.path} is finished: start over with --fresh", file=sys.stderr)
-            return 0
-        run = config.run
-        record.write_status(
-            state="running", total_agent_steps=run.agent_steps, attempt=record.status.attempt + 1, message=""
-        )
-        tracker = Tracker(record, wandb=run.wandb, project=run.wandb_project)
-        try:
-            state, message, code = _run(config, record, tracker)
-        except BaseException as error:
-            tracker.finish("failed", f"{type(error).__name__}: {error}")
-            raise
-        tracker.finish(state, message)
-        if message:
-            print(message, file=sys.stderr)
-        return code
-
-
-def _run(config: RunConfig, record: RunDirectory, tracker: Tracker) -> tuple[Any, str, int]:
-    """State, message and exit code of one attempt."""
-    run = Run(config, record, tracker)
+    if is_finished(config):
+        print(f"{config.path} is finished: start over with --fresh", file=sys.stderr)
+        return 0
+    run = Run(config)
     try:
-        announce(run, resumed=run.restore())
-        with _signals(run):
-            run.loop()
-        if run.signal is not None:
-            path = run.checkpoint()
-            message = f"interrupted at agent step {run.agent.agent_steps}, state saved in {path}: the same command continues"
-            return "interrupted", message, 128 + run.signal
-        run.checkpoint()
-        return "finished", "", 0
-    except NonFiniteLoss as error:
-        kept = sorted(record.checkpoints.glob("[0-9]*"))
-        last = f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet"
-        return "failed", f"{error} (agent step {run.agent.agent_steps}); {last}", 1
+        with open_record(config) as record:
+            record.write_status(
+                state="running",
+                total_agent_steps=config.run.agent_steps,
+                attempt=record.status.attempt + 1,
+                message="",
+            )
+            return _attempt(run, record)
     finally:
         run.close()
 
 
-def open_record(config: RunConfig) -> RunDirectory:
-    """The run directory of `config`, created or, if it holds the same run, opened to go on.
-
-    Raises:
-        ValueError: when it holds a run of another configuration, naming the keys that differ.
-    """
-    if config.run.fresh:
-        erase(config.path)
-    record = RunDirectory(config.path)
-    if not record.exists:
-        record.create(config.to_dict())
-        return record
-    old, new = identity(record.config), identity(plain(config.to_dict()))
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if differing:
-        record.close()
-        what = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing[:5])
-        raise ValueError(
-            f"{config.path} holds a run with another configuration: {what}; "
-            f"choose another --out, or delete it and start over with --fresh"
-        )
-    return record
-
-
-def erase(path: Path) -> None:
-    """Delete the run recorded at `path`; a folder that holds no run is left alone."""
-    if (path / "config.json").exists():
-        shutil.rmtree(path)
+def _attempt(run: Run, record: RunDirectory) -> int:
+    """Restore, loop, save; leaves the final status in the record and returns the exit code."""
+    options = run.config.run
+    state: State
+    run.record = record
+    resumed = run.restore()
+    announce(run, resumed)
+    run.tracker = tracker = Tracker(record, wandb=options.wandb, project=options.wandb_project)
+    try:
+        with run.interrupt:
+            run.loop()
+        steps = run.agent.agent_steps
+        if run.interrupt.signal is not None and steps < options.agent_steps:
+            path = run.checkpoint()
+            message = f"interrupted at agent step {steps}, state saved in {path}: the same command continues"
+            state, code = "interrupted", 128 + run.interrupt.signal
+        else:
+            run.checkpoint(final=True)
+            state, message, code = "finished", "", 0
+    except NonFiniteLoss as error:
+        kept = checkpoints(record.checkpoints)
+        last = f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet"
+        state, message, code = "failed", f"{error} (agent step {run.agent.agent_steps}); {last}", 1
+    except BaseException as error:
+        tracker.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    tracker.finish(state, message)
+    if message:
+        print(message, file=sys.stderr)
+    return code
 
 
 def announce(run: Run, resumed: bool) -> None:
@@ -288,26 +270,6 @@ def announce(run: Run, resumed: bool) -> None:
         f" on {memory.storage_device}",
         file=sys.stderr,
     )
-
-
-@contextmanager
-def _signals(run: Run) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into an orderly end of the loop; a second one acts at once."""
-    handled = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in handled}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        run.signal = number
-        for each in handled:
-            signal.signal(each, previous[each])
-
-    try:
-        for number in handled:
-            signal.signal(number, stop)
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, previous[number])
 
 
 def _crossed(before: int, now: int, period: int) -> bool:

@@ -20,7 +20,10 @@ SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "dqn": {"learning_starts": 20, "replay_capacity": 2_000, "batch_size": 16, "target_period": 50},
-    "sac": {"learning_starts": 20, "replay_capacity": 2_000, "batch_size": 16},
+    "sac": {
+        **{"learning_starts": 20, "replay_capacity": 2_000, "batch_size": 16},
+        **{"actor_width": 16, "critic_width": 32, "critic_blocks": 1},
+    },
 }
 
 
@@ -37,17 +40,17 @@ def make_agent(kind: str, seed: int = 0) -> Any:
 
 def experience(agent: Any, steps: int, rng: np.random.Generator, learn: bool = True) -> None:
     """Let `agent` act in a random world for `steps` and learn from it."""
-    space = SPACES["dqn-pixels"][0] if getattr(agent, "memory").layout.stack > 1 else SPACES["dqn"][0]
+    pixels = agent.memory.layout.stack > 1
 
     def look() -> Any:
-        if space.dtype == np.uint8:
-            return rng.integers(0, 256, (2, *space.shape), dtype=np.uint8)
-        return rng.normal(size=(2, *space.shape)).astype(np.float32)
+        if pixels:
+            return rng.integers(0, 256, (2, 4, 84, 84)).astype(np.uint8)
+        return rng.normal(size=(2, 5)).astype(np.float32)
 
     observation = look()
     for _ in range(steps):
         after = look()
-        reward = observation.reshape(2, -1).mean(1) / (255.0 if space.dtype == np.uint8 else 1.0)
+        reward = observation.reshape(2, -1).mean(1) / (255.0 if pixels else 1.0)
         ended = rng.random(2) < 0.05
         agent.observe(observation, agent.act(observation), reward, ended, np.zeros(2, bool), after)
         observation = look() if ended.any() else after

@@ -111,7 +111,7 @@ def test_same_seed_same_network_on_no_global_generator() -> None:
     "wrong", [{"replay_ratio": 0.0}, {"gamma": 1.5}, {"batch_size": -1}, {"learning_starts": -1}]
 )
 def test_impossible_constants_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="agent."):
+    with pytest.raises(ValueError, match=r"agent\."):
         DQNConfig(**wrong)  # type: ignore[arg-type]
 
 

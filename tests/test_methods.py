@@ -198,7 +198,9 @@ def test_injections_add_up() -> None:
     for _ in range(3):
         experience(agent, 2, np.random.default_rng(2))
         output = agent.q.online(observation).detach()
-        agent.reset(paper("plasticity-injection"), torch.Generator(), agent.sample(16, np.random.default_rng(0)))
+        agent.reset(
+            paper("plasticity-injection"), torch.Generator(), agent.sample(16, np.random.default_rng(0))
+        )
         assert torch.equal(agent.q.online(observation), output)
     assert len(agent.q.online.injected) == 3
 

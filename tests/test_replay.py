@@ -48,8 +48,8 @@ class Player:
             key = self.stacks[i].tobytes()
             self.truth[key] = (int(action[i]), np.float32(reward[i]), after[i].tobytes(), bool(terminated[i]))
         memory.add(self.stacks, action, reward, terminated, truncated, after)
-        for i in np.flatnonzero(terminated | truncated):
-            after[i] = self.first_stack()
+        for ended in np.flatnonzero(terminated | truncated):
+            after[ended] = self.first_stack()
         self.stacks = after
 
 
@@ -147,7 +147,7 @@ def test_a_million_atari_transitions_take_less_than_7_2_gb() -> None:
 
 
 def test_memory_announced_is_memory_used() -> None:
-    """Resident memory of a process that fills 100,000 Atari transitions, within 5 % of the announced bytes."""
+    """Resident memory of a process that fills 100,000 Atari slots, within 5 % of the announced bytes."""
     program = """
 import numpy as np, torch
 from fire_rl.agents.replay import Layout, ReplayMemory
@@ -164,5 +164,3 @@ print((resident() - before) / memory.bytes)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 0.95 < float(done.stdout) < 1.05
-
-

@@ -27,7 +27,7 @@ class Fire(ResetMethod):
     """Project weight matrices onto the nearest isometry (Han et al., ICLR 2026)."""
 
     encoder: Action = "project"
-    """What happens to the encoder: `project` its matrices, `rewind` all of it to initial values, `keep` it."""
+    """Fate of the encoder: `project` its matrices, `rewind` all of it to initial values, or `keep` it."""
     head: Action = "project"
     """The same for the head. The reference rewinds it in DQN and projects it in SAC."""
     solver: SOLVERS = "newton-schulz"

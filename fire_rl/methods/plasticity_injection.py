@@ -53,7 +53,7 @@ def read_out(head: nn.Module, injected: nn.ModuleList, features: Tensor) -> Tens
     """
     output: Tensor = head(features)
     for pair in reversed(list(injected)):
-        frozen, cancel = pair  # type: ignore[misc]
+        frozen, cancel = pair.children()
         output = frozen(features) + (output - cancel(features))
     return output
 
@@ -64,7 +64,8 @@ def rebuild_injections(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises ValueError when `module` has more injections than `state`.
     """
     saved = {int(name.split(".")[1]) for name in state if name.startswith("injected.")}
-    present = len(module.injected) if isinstance(getattr(module, "injected", None), nn.ModuleList) else 0
+    there = getattr(module, "injected", None)
+    present = len(there) if isinstance(there, nn.ModuleList) else 0
     if present > len(saved):
         raise ValueError(f"the network has {present} injected heads, the saved state only {len(saved)}")
     for _ in range(len(saved) - present):
