@@ -3,8 +3,9 @@
     python -m benchmarks.atari --games Asterix BeamRider DemonAttack --num-envs 4
 
 All contestants stay open and take turns in short bursts, so that whatever else the machine does hits them
-alike; medians over the bursts. CPU time counts this process and all below it, and is the figure to trust on a
-busy machine. Actions are random and drawn beforehand.
+alike; medians over the bursts. CPU time, per agent step of one environment, counts this process and all below
+it, and is the figure to trust on a busy machine; "in caller" is this process's share. Actions are random and
+drawn beforehand.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class Contestant:
     close: Callable[[], None]
     agent_steps_per_second: list[float] = field(default_factory=list)
     cpu_ms_per_agent_step: list[float] = field(default_factory=list)
+    cpu_ms_of_caller: list[float] = field(
+        default_factory=list
+    )  # the part spent by the process that calls `step`
 
 
 def contestants(game: str, num_envs: int) -> dict[str, Contestant]:
@@ -72,12 +76,13 @@ def contestants(game: str, num_envs: int) -> dict[str, Contestant]:
 
 def burst(contestant: Contestant, actions: np.ndarray[Any, Any], seconds: float) -> None:
     """Step for so long and note the speed."""
-    steps, cpu, start = 0, cpu_seconds(), time.perf_counter()
+    steps, cpu, cpu_here, start = 0, cpu_seconds(), time.process_time(), time.perf_counter()
     while (wall := time.perf_counter() - start) < seconds:
         contestant.step(actions[steps % len(actions)])
         steps += 1
     agent_steps = steps * actions.shape[1]
     contestant.agent_steps_per_second.append(agent_steps / wall)
+    contestant.cpu_ms_of_caller.append(1000 * (time.process_time() - cpu_here) / agent_steps)
     contestant.cpu_ms_per_agent_step.append(1000 * (cpu_seconds() - cpu) / agent_steps)
 
 
@@ -102,6 +107,7 @@ def measure(game: str, num_envs: int, rounds: int, seconds: float) -> list[str]:
         burst(contestant, actions, seconds)  # warm-up
         contestant.agent_steps_per_second.clear()
         contestant.cpu_ms_per_agent_step.clear()
+        contestant.cpu_ms_of_caller.clear()
     for _ in range(rounds):
         for contestant in found.values():
             burst(contestant, actions, seconds)
@@ -115,10 +121,11 @@ def row(contestant: Contestant, reference: Contestant) -> str:
     """Medians, and the median over rounds of the ratios to the reference in the same round."""
     speed = statistics.median(contestant.agent_steps_per_second)
     cpu = statistics.median(contestant.cpu_ms_per_agent_step)
+    caller = statistics.median(contestant.cpu_ms_of_caller)
     wall_ratio = median_ratio(contestant.agent_steps_per_second, reference.agent_steps_per_second)
     cpu_ratio = median_ratio(reference.cpu_ms_per_agent_step, contestant.cpu_ms_per_agent_step)
     frames = speed * FRAMES_PER_AGENT_STEP
-    return f"{speed:,.0f} | {frames:,.0f} | {wall_ratio:.1f}x | {cpu:.2f} | {cpu_ratio:.1f}x"
+    return f"{speed:,.0f} | {frames:,.0f} | {wall_ratio:.1f}x | {cpu:.2f} | {cpu_ratio:.1f}x | {caller:.2f}"
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
@@ -143,8 +150,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="bursts of each contestant")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a burst")
     args = parser.parse_args()
-    print("| game | environment | agent steps/s | frames/s | speed | CPU ms per agent step | less CPU |")
-    print("|---|---|---|---|---|---|---|")
+    print("| game | environment | agent steps/s | frames/s | speed | CPU ms/step | less CPU | in caller |")
+    print("|---|---|---|---|---|---|---|---|")
     for game in args.games:
         print("\n".join(measure(game, args.num_envs, args.rounds, args.seconds)), flush=True)
     print(f"\n{machine()}")
