@@ -65,6 +65,7 @@ def plot_learning_curves(
     palette: style.Palette = "paper",
     overlay: Overlay = None,
     columns: int = 3,
+    also: Sequence[str] = (),
 ) -> Path:
     """Learning curves as in the paper's Figure 4: a panel per (agent, environment), a line per method.
 
@@ -80,6 +81,7 @@ def plot_learning_curves(
         palette: the paper's colours, or ones for colour-blind readers.
         overlay: "paper" adds the paper's own curves, dotted, where it has any.
         columns: panels in a row.
+        also: further formats to write beside `path`.
 
     Returns:
         `path`.
@@ -96,7 +98,7 @@ def plot_learning_curves(
         raise ValueError("there is nothing to draw yet: no run has finished an episode or an evaluation")
     for remark in (remark for data in drawn.values() for remark in data.remarks):
         style.say(remark)
-    return draw_panels(drawn, Path(path), clock, palette, caption(drawn, band, clock), columns)
+    return draw_panels(drawn, Path(path), clock, palette, caption(drawn, band, clock), columns, also)
 
 
 def plot_paper(figure: PaperFigure, path: str | Path, palette: style.Palette = "paper") -> Path:
@@ -179,6 +181,7 @@ def draw_panels(
     palette: style.Palette,
     text: str,
     columns: int,
+    also: Sequence[str] = (),
 ) -> Path:
     """Draw the panels with one legend on top and `text` below, write image and CSV, return `path`."""
     agents = {agent for agent, _ in drawn}
@@ -191,7 +194,7 @@ def draw_panels(
             axis.set_ylabel("Average return" if data.panel.returns == "evaluation" else "Training return")
         style.legend(figure, axes, look.values())
         style.caption(figure, axes, text)
-        style.save(figure, path)
+        style.save(figure, path, also)
     header = ["agent", "env", "method", "source", clock, "mean", "lower", "upper", "seeds"]
     write_csv(path.with_suffix(".csv"), header, list(_rows(drawn)))
     return path
@@ -207,16 +210,8 @@ def _draw(axis: Axes, data: Drawn, look: Mapping[str, style.Look], clock: Clock)
     for step in data.resets:
         axis.axvline(step, **style.RESET_LINE)
     axis.set_xlim(0, max(line.x[-1] for line in (*data.curves.values(), *data.published.values())) or 1)
-    axis.xaxis.set_major_formatter(lambda step, _: _short(step))
+    axis.xaxis.set_major_formatter(lambda step, _: style.short(step))
     axis.set_xlabel("Agent steps" if clock == "agent_steps" else "Env steps")
-
-
-def _short(steps: float) -> str:
-    """15000 as 15k, 1250000 as 1.25M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(steps) >= size:
-            return f"{steps / size:g}{letter}"
-    return f"{steps:g}"
 
 
 def _title(axis: Axes, panel: Panel, agent: str, env: str) -> None:

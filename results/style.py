@@ -121,8 +121,21 @@ def caption(figure: Figure, axes: Sequence[Axes], text: str) -> None:
     figure.text(0.5, y, lines, ha="center", va="top", fontsize=9, color="#555555")
 
 
-def save(figure: Figure, path: Path) -> Path:
+def short(steps: float) -> str:
+    """15000 as 15k, 1250000 as 1.25M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(steps) >= size:
+            return f"{steps / size:g}{letter}"
+    return f"{steps:g}"
+
+
+def save(figure: Figure, path: Path, also: Sequence[str] = ()) -> None:
     """Write `figure` as PNG, PDF or SVG with the command that made it; the same figure, the same bytes.
+
+    Args:
+        figure: what to write.
+        path: the image; its suffix is its format.
+        also: further formats to write beside it ("pdf", "svg").
 
     Raises:
         ValueError: for another suffix, or a place that cannot be written.
@@ -133,14 +146,14 @@ def save(figure: Figure, path: Path) -> Path:
         ".pdf": {"Creator": version, "Subject": command, "CreationDate": None},
         ".svg": {"Creator": version, "Description": command, "Date": None},
     }
-    if path.suffix not in facts:
-        raise ValueError(f"figures are drawn as {', '.join(facts)}, not {path.suffix or path.name!r}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata=facts[path.suffix])
-    except OSError as error:
-        raise ValueError(f"cannot write the figure {path} ({error.strerror})") from error
-    return path
+    for image in (path, *(path.with_suffix(f".{suffix}") for suffix in also)):
+        if image.suffix not in facts:
+            raise ValueError(f"figures are drawn as {', '.join(facts)}, not {image.suffix or image.name!r}")
+        try:
+            image.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(image, metadata=facts[image.suffix])
+        except OSError as error:
+            raise ValueError(f"cannot write the figure {image} ({error.strerror})") from error
 
 
 def say(message: str) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from fire_rl.results.curves import curve, mean_curve, round_bin_width
-from fire_rl.results.figures import Panel, plot_learning_curves, plot_paper
+from fire_rl.results.figures import Panel, plot_directory, plot_learning_curves, plot_paper
+from fire_rl.results.outcomes import outcomes, summaries
 from fire_rl.results.published import FOLDER
 from fire_rl.results.store import RunDirectory, find_runs, load_run, run_path
 from fire_rl.results.style import looks
@@ -221,3 +222,91 @@ def test_every_method_has_a_colour_of_its_own() -> None:
     assert look["fire"].label == "DQN + FIRE"
     assert look["none"].label == "DQN"
     assert looks(names, {"dqn", "sac"})["none"].label == "No reset"
+
+
+def record_reset(path: Path, sfe_rel: float, dfi_after: float) -> None:
+    """Replace the events of a run by one with a projection, measures and spectra."""
+    layer = {"learner": "q", "name": "encoder.0.weight"}
+    facts = {"matrices": 2, "rows": 4, "cols": 3, "sfe": 1.0, "sfe_rel": sfe_rel}
+    (path / "events.jsonl").unlink()
+    with RunDirectory(path) as run:
+        run.append(
+            "events",
+            {
+                "agent_steps": RESET,
+                "env_steps": 4 * RESET,
+                "projection": [{**layer, **facts, "dfi_before": 12.0, "dfi_after": dfi_after}],
+                "before": {"q/dormant_ratio": 0.5, "q/other": 1.0},
+                "after": {"q/dormant_ratio": 0.25},
+                "spectra": [{**layer, "before": [2.0, 1.0], "after": [1.0, 1.0]}],
+            },
+        )
+
+
+def test_every_figure_of_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    for env, random, human in [("atari/Asterix", 210.0, 8503.3), ("atari/BeamRider", 363.9, 16926.5)]:
+        for seed in (1, 2, 3):
+            record(runs, env=env, seed=seed, value=constant(random))
+            path = record(
+                runs, "fire", env=env, seed=seed, value=constant(random + seed / 2 * (human - random))
+            )
+            record_reset(path, sfe_rel=10.0 ** (seed - 2), dfi_after=6.0)
+    record(runs, "dash", env="atari/Asterix")
+    record(runs, env="control/CartPole-v1", value=constant(1.0))
+    images = plot_directory(runs, tmp_path / "out", formats=("png", "svg"))
+    stems = [image.stem for image in images if image.suffix == ".png"]
+    assert sorted(stems) == [
+        "aggregates_dqn",
+        "learning_curves",
+        "measures_dqn_atari_Asterix",
+        "measures_dqn_atari_BeamRider",
+        "plane_dqn_atari_Asterix",
+        "plane_dqn_atari_BeamRider",
+        "profiles_dqn",
+        "spectra_dqn_atari_Asterix",
+        "spectra_dqn_atari_BeamRider",
+    ]
+    assert len(images) == 2 * len(stems)
+    assert all(image.stat().st_size > 5_000 and image.with_suffix(".csv").exists() for image in images)
+    said = capsys.readouterr().err
+    assert "control/CartPole-v1: no reference scores" in said
+    assert "dash: not run on all 2 tasks" in said
+
+    rows = {(row["statistic"], row["method"]): row for row in table(tmp_path / "out" / "aggregates_dqn.png")}
+    assert float(rows["IQM", "fire"]["value"]) == pytest.approx(1)  # scores 0.5, 1, 1.5, twice
+    assert float(rows["Optimality gap", "none"]["value"]) == pytest.approx(1)
+    assert float(rows["Optimality gap", "fire"]["value"]) == pytest.approx(1 / 6)
+    (plane,) = table(tmp_path / "out" / "plane_dqn_atari_Asterix.png")
+    assert float(plane["sfe_rel"]) == pytest.approx(1)  # geometric mean of 0.1, 1, 10
+    assert (plane["dfi_before"], plane["dfi_after"], plane["resets"]) == ("2", "1", "3")
+    measures = table(tmp_path / "out" / "measures_dqn_atari_Asterix.png")
+    assert [(row["measure"], row["mean"]) for row in measures] == [
+        ("q/dormant_ratio", "0.5"),
+        ("q/dormant_ratio", "0.25"),
+    ]
+    profile = [row for row in table(tmp_path / "out" / "profiles_dqn.png") if row["method"] == "fire"]
+    above = {round(float(row["score"]), 3): float(row["fraction_above"]) for row in profile}
+    assert (above[0.0], above[0.6], above[1.2], above[1.5]) == pytest.approx((1, 2 / 3, 1 / 3, 0))
+
+
+def test_outcomes_of_runs_are_what_was_recorded(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        record(tmp_path, seed=seed, value=constant(100.0))
+        record(tmp_path, "fire", seed=seed, value=lambda step: 80.0 if step <= RESET else (step - RESET) / 2)
+    record(tmp_path, "full-reset", total=800)
+    found, left_out = outcomes(find_runs(tmp_path))
+    assert len(found) == 6
+    assert left_out == [f"{tmp_path}/dqn/control/CartPole-v1/full-reset/s1: left out of the tables, "
+                        "it has come to 800 of 1,000"]  # fmt: skip
+    none, fire = summaries(found)
+    assert (none.method, fire.method) == ("none", "fire")
+    assert (none.final.value, fire.final.value) == (100, 250)  # the last tenth: the evaluation at 1,000
+    assert none.area is not None
+    assert fire.area is not None
+    assert (none.area.value, fire.area.value) == (100, 125)
+    assert fire.recovery == 200  # 80 before, 100 at 700
+    assert np.isnan(none.recovery)
+    assert none.better is None
+    assert fire.better is not None
+    assert fire.better.value == 1
