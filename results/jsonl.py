@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def dumps(row: Mapping[str, Any]) -> str:
@@ -27,6 +29,30 @@ def parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
+
+
+def flat_columns(data: bytes, keys: Sequence[str]) -> dict[str, NDArray[np.float64]] | None:
+    """The numbers under `keys` in lines of flat objects that all have all of the keys, else None.
+
+    One regular expression per key reads rows as the training loop writes them some five times as fast as
+    parsing every row does.
+    """
+    count = data.count(b"\n")
+    if data.count(b"{") != count:  # nested rows, or no rows
+        return None
+    text = data.decode(errors="replace")
+    columns = {}
+    for key in keys:
+        words = re.findall(rf'"{re.escape(key)}":([^,}}\n]+)', text)
+        if len(words) != count:
+            return None
+        if "null" in words:
+            words = ["nan" if word == "null" else word for word in words]
+        try:
+            columns[key] = np.array(list(map(float, words)))
+        except ValueError:  # a value that is no number
+            return None
+    return columns
 
 
 def plain(value: Any) -> Any:

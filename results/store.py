@@ -23,7 +23,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import secrets
 import socket
 import sys
@@ -36,7 +35,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fire_rl.results.jsonl import cut_torn_tail, dumps, parse, plain, write_atomically
+from fire_rl.results.jsonl import cut_torn_tail, dumps, flat_columns, parse, plain, write_atomically
 from fire_rl.results.provenance import command_line, hardware, versions
 
 SCHEMA = 1  # raise it when a reader of the old schema would misread the new one
@@ -274,24 +273,11 @@ class Run(_Identified):
         return rows
 
     def columns(self, stream: Stream, keys: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """The numbers under `keys`, each (rows,); NaN where a row has none.
-
-        Flat rows that all have all of the keys, as the training loop writes them, are read by one regular
-        expression per key: ten times as fast as parsing every row.
-        """
-        data = self._bytes(stream)
-        count = data.count(b"\n")
-        if data.count(b"{") == count:
-            text = data.decode(errors="replace").replace(":null", ":nan")
-            found = {key: re.findall(rf'"{re.escape(key)}":([^,}}\n]+)', text) for key in keys}
-            if all(len(values) == count for values in found.values()):
-                try:
-                    columns = {key: np.array(list(map(float, values))) for key, values in found.items()}
-                except ValueError:  # a value that is no number: parse the rows after all
-                    pass
-                else:
-                    self.unreadable[stream] = 0
-                    return columns
+        """The numbers under `keys`, each (rows,); NaN where a row has none."""
+        columns = flat_columns(self._bytes(stream), keys)
+        if columns is not None:
+            self.unreadable[stream] = 0
+            return columns
         rows = self.rows(stream)
         return {key: np.array([_number(row.get(key)) for row in rows], dtype=np.float64) for key in keys}
 
