@@ -38,10 +38,7 @@ def export(root: str | Path, out: str | Path | None = None, to: Format = "csv") 
     runs = find_runs(root)
     tables: dict[str, Iterator[dict[str, Any]]] = {
         "runs": (_about(run) for run in runs),
-        **{
-            stream: (_named(run, _flat(row)) for run in runs for row in run.rows(stream))
-            for stream in STREAMS
-        },
+        **{stream: _rows(runs, stream) for stream in STREAMS},
         "projection": (_named(run, row) for run in runs for row in _projections(run)),
     }
     try:
