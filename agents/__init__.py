@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
 
 from fire_rl.agents.agent import Agent, ResetReport
 from fire_rl.agents.dqn import DQN, DQNConfig
@@ -14,16 +19,38 @@ from fire_rl.agents.sac import SAC, SACConfig
 __all__ = ["AGENTS", "DQN", "SAC", "Agent", "AgentKind", "DQNConfig", "ResetReport", "SACConfig"]
 
 
+class Environments(Protocol):
+    """What an agent is told about its environments."""
+
+    num_envs: int
+    observation_space: gym.spaces.Box
+    action_space: gym.Space[Any]
+    max_episode_agent_steps: int | None
+
+
 @dataclass(frozen=True)
 class AgentKind:
-    """An agent by name: its class, the class of its constants, the paper's options of every method."""
+    """An agent by name: how to build it, the class of its constants, the paper's options of every method."""
 
-    make: type[Any]
+    make: Callable[[Environments, Any, np.random.SeedSequence, torch.device], Agent]
     config: type[Any]
     paper: dict[str, dict[str, object]]
 
 
+def _make_dqn(
+    env: Environments, config: DQNConfig, seed: np.random.SeedSequence, device: torch.device
+) -> DQN:
+    return DQN(env.observation_space, env.action_space, env.num_envs, config, seed, device)
+
+
+def _make_sac(
+    env: Environments, config: SACConfig, seed: np.random.SeedSequence, device: torch.device
+) -> SAC:
+    limit = env.max_episode_agent_steps
+    return SAC(env.observation_space, env.action_space, env.num_envs, config, seed, device, limit)
+
+
 AGENTS: dict[str, AgentKind] = {
-    "dqn": AgentKind(DQN, DQNConfig, DQN_PAPER),
-    "sac": AgentKind(SAC, SACConfig, SAC_PAPER),
+    "dqn": AgentKind(_make_dqn, DQNConfig, DQN_PAPER),
+    "sac": AgentKind(_make_sac, SACConfig, SAC_PAPER),
 }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fire_rl.agents.learner import Learner
-from fire_rl.agents.replay import Batch
+from fire_rl.agents.replay import Batch, ReplayMemory
 from fire_rl.measures import probe
 from fire_rl.method import LearnerReport, ResetMethod
 
@@ -37,6 +37,7 @@ class Agent(Protocol):
     """A learner of behaviour. `num_envs` environments are stepped at once; n = `num_envs` below."""
 
     learners: dict[str, Learner]
+    memory: ReplayMemory
     agent_steps: int  # decisions observed so far
     updates: int  # gradient updates so far
 

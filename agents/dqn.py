@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fire_rl.agents.agent import Array, Metrics, ResetReport, reset_learners
 from fire_rl.agents.learner import Learner
 from fire_rl.agents.networks import mlp, nature_cnn
-from fire_rl.agents.replay import Batch, Layout, Padding, ReplayMemory
+from fire_rl.agents.replay import Batch, Layout, ReplayMemory
 from fire_rl.method import ResetMethod
 
 
@@ -94,7 +94,6 @@ class DQN:
         action_space: `gymnasium.spaces.Discrete`.
         num_envs: environments stepped at once, each with an exploration draw of its own.
         seed: parent of the agent's generators (initial weights, exploration, replay).
-        padding: how the environment fills the stack before an episode's first frame.
 
     Raises:
         ValueError: when the spaces are not of these kinds.
@@ -108,7 +107,6 @@ class DQN:
         config: DQNConfig,
         seed: np.random.SeedSequence,
         device: torch.device,
-        padding: Padding = "repeat",
     ) -> None:
         if not isinstance(action_space, gym.spaces.Discrete):
             raise ValueError(f"dqn needs discrete actions, not {action_space}: use --agent sac")
@@ -130,7 +128,6 @@ class DQN:
             frame_dtype=torch.uint8 if pixels else torch.float32,
             action_shape=(),
             stack=shape[0] if pixels else 1,
-            padding=padding,
         )
         self.memory = ReplayMemory(config.replay_capacity, num_envs, layout, device, config.replay_storage)
         self.agent_steps = 0

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Padding = Literal["repeat", "zero"]
-
 
 class Batch(NamedTuple):
     """A minibatch of B transitions, on the learner's device."""
@@ -33,8 +31,9 @@ class Layout:
     frame_shape: tuple[int, ...]
     frame_dtype: torch.dtype
     action_shape: tuple[int, ...]  # () for discrete actions
-    stack: int = 1  # frames in an observation; 1: the observation is the frame itself
-    padding: Padding = "repeat"  # before an episode's first frame: repeat it, or zeros
+    stack: int = (
+        1  # frames in an observation, which an episode's first frame fills; 1: it is the frame itself
+    )
 
     @property
     def action_dtype(self) -> torch.dtype:
@@ -148,9 +147,6 @@ class ReplayMemory:
         offset = slot[:, None] - np.minimum(back, age)
         window = torch.from_numpy(self._flat(environment[:, None], offset).ravel())
         frames = self._gather(self.frames, window).view(batch_size, stack + 1, *self.layout.frame_shape)
-        if self.layout.padding == "zero" and stack > 1:
-            beyond = torch.from_numpy(back > age).to(self.device)
-            frames[beyond] = 0
         start = torch.from_numpy(self._flat(environment, slot))
         action = self._gather(self.actions, start)
         return Batch(

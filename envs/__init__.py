@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fire_rl.envs.names import unknown_name
 from fire_rl.envs.vector import Episode, OverlappingVectorEnv, Step, VectorEnv
+from fire_rl.names import unknown_name
 
 __all__ = [
     "FAMILIES",

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fire_rl.envs.atari_game import FRAME_SKIP, PROTOCOLS, SIZE, STACK, AtariGame, AtariProtocol
-from fire_rl.envs.names import unknown_name
 from fire_rl.envs.vector import (
     Array,
     Episode,
@@ -26,6 +25,7 @@ from fire_rl.envs.vector import (
     child_seeds,
 )
 from fire_rl.envs.workers import ProcessEnvs
+from fire_rl.names import unknown_name
 
 __all__ = [
     "GAME_SETS",
@@ -135,6 +135,7 @@ class AtariEnvs:
         self._protocol = protocol_of(protocol)
         rom = rom_name(game)
         self._games = [AtariGame(rom, self._protocol) for _ in range(num_envs)]
+        self.max_episode_agent_steps: int | None = self._protocol.max_frames // FRAME_SKIP
         self._num_actions = self._games[0].num_actions
         self.action_space = gym.spaces.Discrete(self._num_actions)
         self._pending: NDArray[np.int64] | None = None

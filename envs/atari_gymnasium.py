@@ -63,6 +63,7 @@ class GymnasiumAtariEnvs:
         self.action_space = gym.spaces.Discrete(self._num_actions)
         self._stack = np.zeros((num_envs, *OBSERVATION_SPACE.shape), np.uint8)
         self._sent = False
+        self.max_episode_agent_steps: int | None = self._protocol.max_frames // FRAME_SKIP
 
     def reset(self, seed: np.random.SeedSequence) -> Array:
         """Switch all consoles on anew. See `VectorEnv.reset`."""

@@ -16,7 +16,6 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from fire_rl.envs.names import unknown_name
 from fire_rl.envs.vector import (
     Array,
     Episode,
@@ -25,6 +24,7 @@ from fire_rl.envs.vector import (
     check_num_envs,
     child_seeds,
 )
+from fire_rl.names import unknown_name
 
 # All that changes in a classic-control environment between resets; each has some of these.
 _CLASSIC_STATE = ("state", "steps_beyond_terminated", "last_u")
@@ -65,7 +65,7 @@ class ControlEnvs:
         self.num_envs = check_num_envs(num_envs)
         self.env_id = env_id
         self._envs = [_make(env_id) for _ in range(num_envs)]
-        self._limit = gym.spec(env_id.rpartition(":")[2]).max_episode_steps
+        self.max_episode_agent_steps = gym.spec(env_id.rpartition(":")[2]).max_episode_steps
         self.observation_space = _observation_space(env_id, self._envs[0])
         self._inner_actions = self._envs[0].action_space
         self.action_space = _action_space(env_id, self._inner_actions)
@@ -91,8 +91,8 @@ class ControlEnvs:
             self._observation[i], reward[i], terminated[i], truncated[i], _ = env.step(inner_actions[i])
         self._returns += reward
         self._lengths += 1
-        if self._limit is not None:
-            truncated |= self._lengths >= self._limit
+        if self.max_episode_agent_steps is not None:
+            truncated |= self._lengths >= self.max_episode_agent_steps
         truncated &= ~terminated
         final_observation = self._observation.copy()
         episodes = tuple(self._next_episode(i) for i in np.flatnonzero(terminated | truncated).tolist())

@@ -52,6 +52,7 @@ class VectorEnv(Protocol):
     observation_space: gym.spaces.Box  # of one environment
     action_space: gym.Space[Any]  # of one environment: Discrete or Box
     action_repeat: int  # env steps (Atari: frames) in one agent step
+    max_episode_agent_steps: int | None  # length of an episode that nothing but the time limit ends
 
     def reset(self, seed: np.random.SeedSequence) -> Array:
         """Start every environment afresh, each from its own child of `seed`; returns (n, *shape).

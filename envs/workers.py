@@ -48,6 +48,7 @@ class ProcessEnvs:
         self.observation_space = template.observation_space
         self.action_space = template.action_space
         self.action_repeat = template.action_repeat
+        self.max_episode_agent_steps = template.max_episode_agent_steps
         template.close()
 
         bounds = [num_envs * k // workers for k in range(workers + 1)]

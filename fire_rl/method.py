@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fire_rl.fire import ProjectionReport, compare_weights
+from fire_rl.names import unknown_name
 
 TargetPolicy = Literal["copy", "touched", "same", "keep"]
 OptimizerPolicy = Literal["keep", "clear", "recreate"]
@@ -148,8 +148,7 @@ def method_names() -> list[str]:
 def method_class(name: str) -> type[ResetMethod]:
     """The class registered under `name`. Raises ValueError naming the nearest known names."""
     if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=3, cutoff=0.4) or method_names()
-        raise ValueError(f"unknown reset method {name!r}: did you mean {' or '.join(near)}?")
+        raise unknown_name("reset method", name, method_names())
     return _REGISTRY[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from fire_rl.agents import AGENTS
 from fire_rl.envs import env_options_class, split_name
 from fire_rl.method import ResetMethod, make_method
+from fire_rl.names import unknown_name
 from fire_rl.results.store import run_path
 from fire_rl.schedule import Schedule, Unit
 
@@ -276,8 +276,7 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Raise ValueError with the nearest of `known` unless `name` is one of them."""
     names = list(known)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-        raise ValueError(f"unknown {what} {name!r}: did you mean {' or '.join(near)}?")
+        raise unknown_name(what, name, names)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,6 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,15 +40,7 @@ class Run:
         self.env = make_env(run.env, run.num_envs, **asdict(config.env))
         self.schedule = config.schedule(self.env.action_repeat)
         self.method = config.method
-        self.agent = AGENTS[run.agent].make(
-            self.env.observation_space,
-            self.env.action_space,
-            run.num_envs,
-            config.agent,
-            self.seeds["agent"],
-            self.device,
-            **_env_facts(run.agent, self.env),
-        )
+        self.agent = AGENTS[run.agent].make(self.env, config.agent, self.seeds["agent"], self.device)
         self.reset_rng = torch.Generator().manual_seed(int(self.seeds["reset"].generate_state(1)[0]))
         self.probe_rng = np.random.default_rng(self.seeds["probe"])
         self.evaluator = Evaluator(lambda n: make_env(run.env, n, **asdict(config.env)), run.eval_episodes)
@@ -275,10 +266,3 @@ def announce(run: Run, resumed: bool) -> None:
 def _crossed(before: int, now: int, period: int) -> bool:
     """Whether a multiple of `period` lies in (before, now]; never for period 0."""
     return period > 0 and before // period < now // period
-
-
-def _env_facts(agent: str, env: Any) -> dict[str, Any]:
-    """What an agent must know of its environment beyond the spaces."""
-    if agent == "dqn":
-        return {"padding": getattr(env, "frame_padding", "repeat")}
-    return {"max_episode_agent_steps": env.max_episode_agent_steps}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -27,15 +27,21 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Environments:
+    """What an agent is told about two environments of a kind."""
+
+    observation_space: Any
+    action_space: Any
+    num_envs: int = 2
+    max_episode_agent_steps: int | None = 500
+
+
 def make_agent(kind: str, seed: int = 0) -> Any:
     """An untrained agent of two environments: "dqn" (MLP), "dqn-pixels" (Nature CNN) or "sac"."""
     name = kind.split("-")[0]
     config = replace(default_config(name, "control/CartPole-v1", "none").agent, **SMALL[name])
-    facts = {"max_episode_agent_steps": 500} if name == "sac" else {}
-    observation_space, action_space = SPACES[kind]
-    return AGENTS[name].make(
-        observation_space, action_space, 2, config, np.random.SeedSequence(seed), CPU, **facts
-    )
+    return AGENTS[name].make(Environments(*SPACES[kind]), config, np.random.SeedSequence(seed), CPU)
 
 
 def experience(agent: Any, steps: int, rng: np.random.Generator, learn: bool = True) -> None:

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from fire_rl.launch.checkpoint import CheckpointError, checkpoints, load_checkpoint, load_latest, save_checkpoint
+from fire_rl.launch.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_checkpoint,
+    load_latest,
+    save_checkpoint,
+)
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fire_rl.envs.humanoid import scenes, tasks
 from fire_rl.envs.humanoid.task import Task
-from fire_rl.envs.names import unknown_name
+from fire_rl.names import unknown_name
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from fire_rl.envs.humanoid.checks import check_counts, check_saved_by, checked_actions
 from fire_rl.envs.humanoid.errors import MissingRequirementError
-from fire_rl.envs.names import unknown_name
 from fire_rl.envs.vector import Episode, Step, check_num_envs, child_seeds
+from fire_rl.names import unknown_name
 
 PACKAGE = "humanoid_bench"
 
@@ -50,6 +50,8 @@ class OfficialVectorEnv:
         self._copies = [
             _Copy(gym.make(env_id, disable_env_checker=True), action_repeat) for _ in range(num_envs)
         ]
+        limit = gym.spec(env_id).max_episode_steps
+        self.max_episode_agent_steps = None if limit is None else -(-limit // action_repeat)
         observation, action = self._copies[0].env.observation_space, self._copies[0].env.action_space
         assert isinstance(observation, gym.spaces.Box) and isinstance(action, gym.spaces.Box)
         self.observation_space: gym.spaces.Box = gym.spaces.Box(

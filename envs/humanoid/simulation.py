@@ -31,7 +31,8 @@ class Simulation:
         self.task = spec.task(Measurements(self.model, self.data))
         # The original keeps the control range in float32, and so do the controls of float32 actions.
         low, high = self.model.actuator_ctrlrange.T.astype(np.float32)
-        self._low, self._width = low, high - low
+        self._low, self._half_width = low, (high - low) / 2
+        self._ctrl = self.data.ctrl
 
     def reset(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Start an episode with draws from `rng`; returns the observation, (observation_dim,)."""
@@ -45,7 +46,7 @@ class Simulation:
 
     def step(self, action: NDArray[Any]) -> tuple[float, bool, dict[str, float]]:
         """One env step (0.02 s) with an action (19,) in [-1, 1]; returns reward, terminated, reward terms."""
-        self.data.ctrl[:] = self.control(action)
+        self._ctrl[:] = self.control(action)
         mujoco.mj_step(self.model, self.data, PHYSICS_STEPS)
         reward, terms = self.task.reward()
         terms["per_timestep_reward"] = reward
@@ -53,7 +54,7 @@ class Simulation:
 
     def control(self, action: NDArray[Any]) -> NDArray[Any]:
         """Joint targets in radians (19,), of `action`'s dtype; the engine clamps them to the range."""
-        target: NDArray[Any] = (action + 1) / 2 * self._width + self._low
+        target: NDArray[Any] = (action + 1) * self._half_width + self._low
         return target
 
     def observation(self) -> NDArray[np.float64]:

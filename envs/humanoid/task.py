@@ -13,6 +13,7 @@ from fire_rl.envs.humanoid.tolerance import INF, gaussian, linear
 Reward = tuple[float, dict[str, float]]  # the reward and its terms
 
 STANDING_HEAD_HEIGHT = 1.65  # m
+FREE_TORQUE = 10.0  # N m: where the penalty for torque ends
 
 
 class Task:
@@ -48,9 +49,9 @@ class Task:
         """Restore hidden state."""
 
     def small_control(self) -> float:
-        """1 without torque, 0.8 when every servo gives 10 N m or more."""
-        force = self.m.actuator_force() / 10.0
-        return (4.0 + float(np.maximum(0.0, 1.0 - force * force).mean())) / 5.0
+        """1 without torque, 0.8 when every servo gives 10 N m or more: (4 + mean of max(0, 1 - (f/10)²)) / 5."""
+        force = np.minimum(np.maximum(self.m.actuator_force(), -FREE_TORQUE), FREE_TORQUE)
+        return 1.0 - float(force.dot(force)) / (5 * len(force) * FREE_TORQUE**2)
 
     def standing(self) -> float:
         """Head high enough."""

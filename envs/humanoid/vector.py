@@ -56,6 +56,7 @@ class HumanoidVectorEnv:
         self.task = task
         self.num_envs = check_num_envs(num_envs)
         self.action_repeat = action_repeat
+        self.max_episode_agent_steps: int | None = -(-max_episode_env_steps // action_repeat)
         self.observation_space = observation_space(spec.observation_dim, np.float32)
         self.action_space: gym.Space[Any] = action_space()
         self._copies = [
@@ -76,13 +77,21 @@ class HumanoidVectorEnv:
         """One agent step of every copy. `actions`: (num_envs, 19), finite; beyond ±1 they act like ±1."""
         actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
         results = self._step_copies(actions)
+        reward, terminated, truncated, final, ended = zip(*results, strict=True)
+        final_observation = np.array(final, np.float32)
+        observation = final_observation.copy()
+        episodes = []
+        for i, end in enumerate(ended):
+            if end is not None:
+                observation[i] = end.first_observation
+                episodes.append(Episode(i, end.episode_return, end.agent_steps))
         return Step(
-            observation=np.array([r.observation for r in results], np.float32),
-            reward=np.array([r.reward for r in results]),
-            terminated=np.array([r.terminated for r in results]),
-            truncated=np.array([r.truncated for r in results]),
-            final_observation=np.array([r.final_observation for r in results], np.float32),
-            episodes=tuple(Episode(i, *r.episode) for i, r in enumerate(results) if r.episode is not None),
+            observation,
+            np.array(reward),
+            np.array(terminated),
+            np.array(truncated),
+            final_observation,
+            tuple(episodes),
         )
 
     def _step_copies(self, actions: NDArray[Any]) -> list[_Result]:
@@ -118,13 +127,22 @@ class HumanoidVectorEnv:
             self._pool = None
 
 
+class _Ended(NamedTuple):
+    """The episode that ended in a step, and the first observation of the next."""
+
+    episode_return: float
+    agent_steps: int
+    first_observation: NDArray[np.float64]
+
+
 class _Result(NamedTuple):
-    observation: NDArray[np.float64]
+    """One copy's part of a `Step`."""
+
     reward: float
     terminated: bool
     truncated: bool
-    final_observation: NDArray[np.float64]
-    episode: tuple[float, int] | None  # return and length in agent steps, where one ended
+    observation: NDArray[np.float64]  # what the action led to
+    ended: _Ended | None
 
 
 class _Copy:
@@ -154,11 +172,11 @@ class _Copy:
                 break
         self.agent_steps += 1
         self.episode_return += total
-        final = self.simulation.observation()
-        if not (terminated or truncated):
-            return _Result(final, total, terminated, truncated, final, None)
-        episode = (self.episode_return, self.agent_steps)
-        return _Result(self.begin_episode(), total, terminated, truncated, final, episode)
+        observation = self.simulation.observation()
+        ended = None
+        if terminated or truncated:
+            ended = _Ended(self.episode_return, self.agent_steps, self.begin_episode())
+        return _Result(total, terminated, truncated, observation, ended)
 
     def state_dict(self) -> dict[str, Any]:
         return {

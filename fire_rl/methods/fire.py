@@ -32,13 +32,13 @@ class Fire(ResetMethod):
     """The same for the head. The reference rewinds it in DQN and projects it in SAC."""
     solver: SOLVERS = "newton-schulz"
     """How the isometry is computed: the paper's cubic `newton-schulz`, `polar-express` or `exact`."""
-    steps: int = 10
-    """Iterations of an iterative solver."""
+    steps: int | None = None
+    """Iterations; default: 10 of newton-schulz as in the paper, 20 of polar-express, until it converges."""
     scale: Literal["muon", "one"] = "muon"
     """Factor on the isometry: `muon` is sqrt(d_out/d_in) over the kernel size, `one` is 1."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
 
     def apply(self, module: nn.Module, learner: Learner, generator: torch.Generator) -> None:
