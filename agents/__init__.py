@@ -22,10 +22,14 @@ __all__ = ["AGENTS", "DQN", "SAC", "Agent", "AgentKind", "DQNConfig", "ResetRepo
 class Environments(Protocol):
     """What an agent is told about its environments."""
 
-    num_envs: int
-    observation_space: gym.spaces.Box
-    action_space: gym.Space[Any]
-    max_episode_agent_steps: int | None
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def observation_space(self) -> gym.spaces.Box: ...
+    @property
+    def action_space(self) -> gym.Space[Any]: ...
+    @property
+    def max_episode_agent_steps(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
