@@ -5,7 +5,7 @@ Every figure is written with its data as CSV beside it and the command that made
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fire_rl.results import style
@@ -30,8 +30,9 @@ def plot_directory(
     clock: Clock = "agent_steps",
     band: Band = "bootstrap",
     palette: style.Palette = "paper",
+    on_remark: Callable[[str], None] = style.say,
 ) -> list[Path]:
-    """Draw every figure that the runs below `root` have the data for; says on stderr what is left out.
+    """Draw every figure that the runs below `root` have the data for.
 
     Args:
         root: directory of runs.
@@ -42,6 +43,7 @@ def plot_directory(
         clock: unit of the x axis of learning curves.
         band: what is shaded around learning curves.
         palette: the paper's colours, or ones for colour-blind readers.
+        on_remark: is told what is left out; default: a line on stderr.
 
     Returns:
         The images.
@@ -50,7 +52,7 @@ def plot_directory(
         ValueError: when `root` holds no run, nothing can be drawn, or `out` cannot be written.
     """
     folder = Path(out) if out is not None else Path(root) / "figures"
-    runs = find_runs(root, style.say)
+    runs = find_runs(root, on_remark)
     suffix, *also = formats
     images: list[Path | None] = [
         plot_learning_curves(
@@ -62,6 +64,7 @@ def plot_directory(
             palette=palette,
             overlay=overlay,
             also=also,
+            on_remark=on_remark,
         )
     ]
     found, left_out = outcomes(runs, panels, clock)
@@ -76,5 +79,5 @@ def plot_directory(
             image = folder / f"{name}_{agent}_{env.replace('/', '_')}.{suffix}"
             images.append(plot(of_panel, image, palette, also))
     for remark in left_out:
-        style.say(remark)
+        on_remark(remark)
     return [image.with_suffix(f".{one}") for image in images if image is not None for one in formats]

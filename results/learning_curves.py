@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,6 +66,7 @@ def plot_learning_curves(
     overlay: Overlay = None,
     columns: int = 3,
     also: Sequence[str] = (),
+    on_remark: Callable[[str], None] = style.say,
 ) -> Path:
     """Learning curves as in the paper's Figure 4: a panel per (agent, environment), a line per method.
 
@@ -82,6 +83,7 @@ def plot_learning_curves(
         overlay: "paper" adds the paper's own curves, dotted, where it has any.
         columns: panels in a row.
         also: further formats to write beside `path`.
+        on_remark: is told what is left out; default: a line on stderr.
 
     Returns:
         `path`.
@@ -97,7 +99,7 @@ def plot_learning_curves(
     if not drawn:
         raise ValueError("there is nothing to draw yet: no run has finished an episode or an evaluation")
     for remark in (remark for data in drawn.values() for remark in data.remarks):
-        style.say(remark)
+        on_remark(remark)
     return draw_panels(drawn, Path(path), clock, palette, caption(drawn, band, clock), columns, also)
 
 

@@ -86,6 +86,7 @@ def plot_aggregates(
             axis.set_ylim(-0.6, len(names) - 0.4)
             axis.set_yticks(range(len(names)), [look[name].label for name in names] if column == 0 else [])
             axis.locator_params(axis="x", nbins=4)
+            axis.use_sticky_edges = False
             axis.margins(x=0.1)
         figure.subplots_adjust(wspace=0.14)
         tasks = len(next(iter(scores.values())))
