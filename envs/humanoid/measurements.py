@@ -15,17 +15,22 @@ from numpy.typing import NDArray
 from fire_rl.envs.humanoid.robot import ROBOT_NV
 
 Vector = tuple[float, float, float]
+Pairs = list[list[bool]]  # of geoms, (ngeom, ngeom)
 
 
 class Measurements:
-    """Views into `data`; reading is cheap, nothing is copied or recomputed unless a docstring says so."""
+    """Reads `data` through views; nothing is recomputed unless a docstring says so.
+
+    Python floats come out, because rewards are scalar: after ten physics steps NumPy's code is out of the
+    processor's caches, and each of its functions then costs more than a loop over 19 numbers.
+    """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self.model, self.data = model, data
         self.qpos: NDArray[np.float64] = data.qpos
         self.qvel: NDArray[np.float64] = data.qvel
-        self._contact = data.contact
         self._actuator_force: NDArray[np.float64] = data.actuator_force
+        self._contact = data.contact  # follows `data`: as many as there are when it is read
         self._site = {model.site(i).name: data.site_xpos[i] for i in range(model.nsite)}
         self._body = {model.body(i).name: i for i in range(model.nbody)}
         self._torso_matrix: NDArray[np.float64] = data.xmat[self._body["torso_link"]]
@@ -81,16 +86,14 @@ class Measurements:
         x, y, z = self._pelvis_velocity.tolist()
         return x, y, z
 
-    def actuator_force(self) -> NDArray[np.float64]:
-        """Torques of the 19 servos in N m, previous."""
-        return self._actuator_force
+    def torques(self) -> list[float]:
+        """Of the 19 servos in N m, previous."""
+        torques: list[float] = self._actuator_force.tolist()
+        return torques
 
-    def any_contact(self, pairs: NDArray[np.bool_]) -> bool:
-        """Whether a previous contact is between geoms g, h with `pairs[g, h]`."""
-        if self.data.ncon == 0:
-            return False
-        geom = self._contact.geom
-        return bool(pairs[geom[:, 0], geom[:, 1]].any())
+    def any_contact(self, pairs: Pairs) -> bool:
+        """Whether a previous contact is between geoms g, h with `pairs[g][h]`."""
+        return any([pairs[g][h] for g, h in self._contact.geom.tolist()])
 
     def geoms(self, *prefixes: str) -> NDArray[np.bool_]:
         """(ngeom,) mask of the geoms whose name starts with one of `prefixes`."""

@@ -13,7 +13,6 @@ from fire_rl.envs.humanoid.tolerance import INF, gaussian, linear
 Reward = tuple[float, dict[str, float]]  # the reward and its terms
 
 STANDING_HEAD_HEIGHT = 1.65  # m
-FREE_TORQUE = 10.0  # N m: where the penalty for torque ends
 
 
 class Task:
@@ -49,9 +48,12 @@ class Task:
         """Restore hidden state."""
 
     def small_control(self) -> float:
-        """1 without torque, 0.8 when every servo gives 10 N m or more: (4 + mean of max(0, 1 - (f/10)²)) / 5."""
-        force = np.minimum(np.maximum(self.m.actuator_force(), -FREE_TORQUE), FREE_TORQUE)
-        return 1.0 - float(force.dot(force)) / (5 * len(force) * FREE_TORQUE**2)
+        """(4 + mean of max(0, 1 - (torque / 10 N m)²)) / 5: 1 without torque, 0.8 if all exceed 10 N m."""
+        torques = self.m.torques()
+        excess = 0.0
+        for torque in torques:
+            excess += min(1.0, (torque / 10.0) ** 2)
+        return 1.0 - excess / (5 * len(torques))
 
     def standing(self) -> float:
         """Head high enough."""

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from fire_rl.envs.humanoid.measurements import Measurements
+from fire_rl.envs.humanoid.measurements import Measurements, Pairs
 from fire_rl.envs.humanoid.scenes import BOARD_HEIGHT
 from fire_rl.envs.humanoid.task import STANDING_HEAD_HEIGHT, Reward, Task
 from fire_rl.envs.humanoid.tolerance import INF, gaussian, linear
@@ -114,7 +114,7 @@ class Balance(Stand):
     def __init__(self, measured: Measurements) -> None:
         super().__init__(measured)
         floor, ball, board = (measured.geoms(name) for name in ("floor", "ball", "board"))
-        self._forbidden = _pairs(ball, ~(floor | board)) | _pairs(floor, ~ball)
+        self._forbidden: Pairs = (_between(ball, ~(floor | board)) | _between(floor, ~ball)).tolist()
 
     def terminated(self) -> bool:
         """Also when the robot touches ball or floor, or the board the floor."""
@@ -273,12 +273,13 @@ class Maze(Task):
         self.stage = state["stage"]
 
 
-def _pairs(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _between(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(ngeom, ngeom): whether one geom is in `first` and the other in `second`, in either order."""
     return np.outer(first, second) | np.outer(second, first)
 
 
-def _touching(measured: Measurements, prefix: str) -> NDArray[np.bool_]:
+def _touching(measured: Measurements, prefix: str) -> Pairs:
     """The pairs of geoms of which at least one is named `prefix`..."""
     geoms = measured.geoms(prefix)
-    return _pairs(geoms, np.ones_like(geoms))
+    pairs: Pairs = _between(geoms, np.ones_like(geoms)).tolist()
+    return pairs
