@@ -83,8 +83,8 @@ ATARI: dict[str, Reference] = {
 }
 
 # Mark of success: Sferrazza et al., "HumanoidBench", 2024. Random policy: for the FIRE paper's three tasks as
-# that paper's code has them; for the others measured with HumanoidBench's code on mujoco 3.1.6, uniform actions
-# without action repeat, 100 episodes (reach, crawl: 20). Measured so, the first three are 4.0, 12.2 and 3.0.
+# its code has them; for the others measured with HumanoidBench's code on mujoco 3.1.6 (uniform actions,
+# no action repeat, 100 episodes, reach and crawl 20). Measured so, the first three are 4.0, 12.2 and 3.0.
 HUMANOID: dict[str, Reference] = {
     "h1-walk": Reference(2.4, 700.0),
     "h1-balance_simple": Reference(9.4, 800.0),
