@@ -31,9 +31,7 @@ class Layout:
     frame_shape: tuple[int, ...]
     frame_dtype: torch.dtype
     action_shape: tuple[int, ...]  # () for discrete actions
-    stack: int = (
-        1  # frames in an observation, which an episode's first frame fills; 1: it is the frame itself
-    )
+    stack: int = 1  # frames in an observation; an episode's first observation repeats its first frame
 
     @property
     def action_dtype(self) -> torch.dtype:

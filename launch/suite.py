@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fire_rl.launch.config import RunConfig, default_config, located, make_config
-from fire_rl.launch.engine import run_jobs
+from fire_rl.launch.engines.local import run_jobs
 from fire_rl.names import unknown_name
 from fire_rl.results.figures import Panel, plot_learning_curves
 from fire_rl.results.store import find_runs, load_run

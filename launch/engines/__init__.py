@@ -1,0 +1,1 @@
+"""Engines: they start `fire-rl` on run directories, and nothing else."""
