@@ -1,0 +1,168 @@
+"""Speed of SAC at the paper's sizes: one update, its bare matrix products, acting, and the environment.
+
+    python -m benchmarks.sac --threads 2
+
+Prints a Markdown table. The floor is the time of the matrix products of one update alone, in their fastest
+layout and without allocation; its share is the median over rounds in which floor and update took turns, so
+that a busy machine slows both alike. `--compile` adds a row with `torch.compile` on the three losses (minutes
+to start); a GPU adds one in which a whole update is one CUDA graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.projection import machine, now
+from fire_rl.agents.sac import SAC, SACConfig
+from fire_rl.agents.simba import EnsembleLinear
+from fire_rl.envs import make_env
+
+Product = tuple[Tensor, Tensor, Tensor]  # two operands (E, m, k) and (E, k, n), and where the result goes
+
+
+def products(agent: SAC) -> list[Product]:
+    """The matrix products of one update, and nothing else of it."""
+    batch = agent.config.batch_size
+    found: list[Product] = []
+    # Forward passes; whether the gradient of the network's own input is needed by the actor's step.
+    for learner, forwards, is_differentiated in ((agent.actor, 2, False), (agent.critic, 3, True)):
+        for name, layer in learner.online.named_modules():
+            if not isinstance(layer, (nn.Linear, EnsembleLinear)):
+                continue
+            w = layer.weight.detach()
+            w = w if w.ndim == 3 else w[None]
+            x, y = w.new_ones(len(w), batch, w.shape[2]), w.new_ones(len(w), batch, w.shape[1])
+            is_input = name in ("encoder.input", "encoder.linear0")
+            found += forwards * [(x, w.mT, torch.empty_like(y))]
+            found += (is_differentiated + (not is_input)) * [(y, w, torch.empty_like(x))]
+            found += [(y.mT, x, torch.empty_like(w))]
+    return found
+
+
+def gflop(work: list[Product]) -> float:
+    """Floating-point operations in billions."""
+    return sum(2e-9 * len(a) * a.shape[1] * a.shape[2] * b.shape[2] for a, b, _ in work)
+
+
+def trained_a_little(name: str, config: SACConfig, device: torch.device) -> tuple[SAC, dict[str, float]]:
+    """An agent with real transitions in its memory; milliseconds of acting and of the environment's step."""
+    env = make_env(name, 1)
+    spaces = env.observation_space, env.action_space
+    agent = SAC(*spaces, 1, config, np.random.SeedSequence(0), device, max_episode_agent_steps=500)
+    observation = env.reset(np.random.SeedSequence(1))
+    times: dict[str, list[float]] = {"act": [], "env": []}
+    for _ in range(2 * config.learning_starts):
+        start = now(device)
+        action = agent.act(observation)
+        middle = now(device)
+        step = env.step(action)
+        times["env"].append(now(device) - middle)
+        times["act"].append(middle - start)
+        ends = step.terminated, step.truncated
+        agent.observe(observation, action, step.reward, *ends, step.final_observation)
+        observation = step.observation
+    env.close()
+    half = config.learning_starts  # the second half acts by the policy
+    return agent, {key: 1e3 * statistics.median(values[half:]) for key, values in times.items()}
+
+
+def compiled(agent: SAC) -> SAC:
+    """`agent` with compiled losses."""
+    for name in ("actor_loss", "td_target", "critic_loss"):
+        setattr(agent, name, torch.compile(getattr(agent, name)))
+    return agent
+
+
+def captured(agent: SAC) -> Callable[[], None]:
+    """Replays an update of `agent` as one CUDA graph, with a new batch and new noise each time."""
+    for optimizer in (agent.actor.optimizer, agent.critic.optimizer, agent.temperature_optimizer):
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+    batch = agent.sample(agent.config.batch_size, agent.replay_rng)
+    noise = torch.randn((2, *batch.action.shape), device=agent.device)
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            agent.learn(batch, noise)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        agent.learn(batch, noise)
+
+    def update() -> None:
+        for static, new in zip(batch, agent.sample(len(noise[0]), agent.replay_rng), strict=True):
+            static.copy_(new)
+        noise.normal_(generator=agent.noise_rng)
+        graph.replay()
+
+    return update
+
+
+def measure(
+    contestants: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Milliseconds of each contestant in every round; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for repetition in range(rounds + 2):
+        for name, run in contestants.items():
+            start = now(device)
+            run()
+            elapsed = 1e3 * (now(device) - start)
+            if repetition >= 2:  # the first two warm up
+                times[name].append(elapsed)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--env", default="humanoid/h1-walk")
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config = SACConfig(replay_capacity=20_000, learning_starts=500)
+    for device in [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available():
+        agent, ms = trained_a_little(options.env, config, device)
+        work = products(agent)
+
+        def floor(work: list[Product] = work) -> None:
+            for a, b, out in work:
+                torch.bmm(a, b, out=out)
+
+        contestants: dict[str, Callable[[], object]] = {"floor": floor, "eager": agent.update}
+        if options.compile:
+            contestants["torch.compile"] = compiled(trained_a_little(options.env, config, device)[0]).update
+        if device.type == "cuda":
+            contestants["CUDA graph"] = captured(trained_a_little(options.env, config, device)[0])
+        times = measure(contestants, options.rounds, device)
+        floor_ms = statistics.median(times["floor"])
+        print(f"{machine(device)}; {options.env}, median of {options.rounds}\n")
+        rate = 1e3 * gflop(work) / floor_ms
+        print(f"Floor: {gflop(work):.1f} GFLOP in {floor_ms:.0f} ms, {rate:.0f} GFLOP/s.")
+        print(f"Acting: {ms['act']:.2f} ms. Environment: {ms['env']:.2f} ms per agent step.\n")
+        print("| update | ms | best ms | updates/s | share of the floor | environment's share of a run |")
+        print("|---|---|---|---|---|---|")
+        for name in contestants:
+            if name != "floor":
+                update = statistics.median(times[name])
+                share = statistics.median(f / u for f, u in zip(times["floor"], times[name], strict=True))
+                whole = config.updates_per_agent_step * update + ms["act"] + ms["env"]
+                print(
+                    f"| {name} | {update:.1f} | {min(times[name]):.1f} | {1e3 / update:.1f} "
+                    f"| {share:.2f} | {ms['env'] / whole:.3f} |"
+                )
+        print()
+
+
+if __name__ == "__main__":
+    main()
