@@ -20,6 +20,7 @@ from fire_rl.results.figures import Panel, plot_learning_curves
 from fire_rl.results.store import find_runs, load_run
 
 GROUP_LISTS = {"envs": "env", "methods": "method", "seeds": "seed"}  # product over these
+SUITE_FILE = "suite.toml"  # a copy of the suite beside its runs
 FIGURE_KEYS = ("title", "note", "returns", "bin_steps")
 
 
@@ -30,6 +31,7 @@ class Suite:
     name: str
     summary: str
     groups: tuple[Mapping[str, Any], ...]
+    text: str  # of the file
 
     def jobs(self, out: Path) -> list[RunConfig]:
         """Every run of the suite, recorded below `out`. Raises ValueError for what cannot be run."""
@@ -82,7 +84,7 @@ def load_suite(name: str) -> Suite:
         for key in ("agent", "methods", "seeds"):
             if key not in group:
                 raise ValueError(f"suite {name}: a group needs {key!r}")
-    return Suite(Path(name).stem, str(content.get("summary", "")), tuple(groups))
+    return Suite(Path(name).stem, str(content.get("summary", "")), tuple(groups), text)
 
 
 def bench(name: str, out: Path, workers: int, dry_run: bool) -> int:
@@ -99,19 +101,21 @@ def bench(name: str, out: Path, workers: int, dry_run: bool) -> int:
         f"{suite.name}: {len(jobs)} runs, {len(jobs) - len(todo)} of them finished, in {folder}",
         file=sys.stderr,
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SUITE_FILE).write_text(suite.text)
     failed = run_jobs({job.path: train_command(job) for job in todo}, workers or os.cpu_count() or 1)
     for path, reason in failed.items():
         print(f"failed: {path}: {reason}", file=sys.stderr)
     if any(_is_finished(job.path) for job in jobs):
-        print(plot(folder, folder / f"{suite.name}.png", suite))
+        image = folder / f"{suite.name}.png"
+        print(plot_learning_curves(find_runs(folder), image, panels=suite.panels()))
     return 1 if failed else 0
 
 
-def plot(folder: Path, image: Path, suite: Suite | None = None) -> Path:
-    """Draw the learning curves of all records below `folder` into `image` and return its path."""
-    if suite is None and (folder.name in suite_names()):
-        suite = load_suite(folder.name)
-    return plot_learning_curves(find_runs(folder), image, panels=suite.panels() if suite else {})
+def panels_of(folder: Path) -> dict[tuple[str, str], Panel]:
+    """How the suite that was run into `folder` wants its runs drawn; nothing for other folders."""
+    file = folder / SUITE_FILE
+    return load_suite(str(file)).panels() if file.exists() else {}
 
 
 def train_command(config: RunConfig) -> list[str]:
