@@ -260,7 +260,7 @@ def with_options(base: Any, options: Mapping[str, Any], prefix: str) -> Any:
     values = {f.name: getattr(base, f.name) for f in fields(base) if f.init}
     for key, value in options.items():
         name = key.replace("-", "_")
-        check_name(f"option {prefix}", name, values)
+        check_name("option", f"{prefix}{name}", [f"{prefix}{known}" for known in values])
         values[name] = value
     try:
         return TypeAdapter(type(base)).validate_python(values)
