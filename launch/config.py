@@ -118,12 +118,21 @@ AGENT_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "epsilon_eval": 0.0,
         "batch_size": 64,
         "replay_capacity": 50_000,
-        "learning_rate": 5e-4,
+        "learning_rate": 2.5e-4,
         "adam_epsilon": 1e-8,
         "target_period": 500,
         "clip_rewards": False,
     },
-    ("sac", "control"): {"learning_starts": 1_000, "replay_capacity": 100_000},
+    ("sac", "control"): {
+        "actor_width": 64,
+        "critic_width": 128,
+        "critic_blocks": 1,
+        "learning_starts": 1_000,
+        "batch_size": 128,
+        "replay_capacity": 100_000,
+        "learning_rate": 1e-3,
+        "tau": 0.01,
+    },
 }
 
 # Where records are written, how they are logged, and how many workers step the environments has no part in
