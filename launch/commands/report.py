@@ -11,7 +11,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Write one self-contained HTML file on the records of a folder: what was run, figures, tables, failures."""
+    """Write one self-contained HTML file on the records of a folder: figures, tables, failures."""
 
     folder: tyro.conf.Positional[Path]
     """Folder of records: what a command wrote to --out."""
