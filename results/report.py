@@ -72,7 +72,7 @@ def write_report(
         curves=curves,
         caption=html.escape(caption(drawn, "bootstrap", clock)),
         tables="".join(_table(key, [row for row in rows if (row.agent, row.env) == key]) for key in drawn),
-        comparison=_list("<h2>Beside the paper</h2>", _beside_paper(rows)),
+        comparison=_list("<h2>Beside the paper</h2>", _beside_paper(rows, runs)),
         figures="".join(pictures.values()) or "<p>None: no reset has been recorded.</p>",
         problems=_list("", problems) or "<p>None.</p>",
         configurations="".join(_configuration(runs_of) for runs_of in grouped(runs, None).values()),
@@ -167,17 +167,19 @@ def _steps(steps: float) -> str:
     return "–" if math.isnan(steps) else "not by the end" if math.isinf(steps) else f"{steps:,.0f}"
 
 
-def _beside_paper(rows: Sequence[Summary]) -> list[str]:
-    """Sentences on what has a counterpart in the paper's Figure 4."""
+def _beside_paper(rows: Sequence[Summary], runs: Sequence[Run]) -> list[str]:
+    """Sentences on what has a counterpart in the paper's Figure 4; with lengths, for ours may be shorter."""
     sentences = []
     for row in rows:
+        ours = max(r.status.agent_steps for r in runs if (r.agent, r.env) == (row.agent, row.env))
         line = published(row.agent, row.env, "agent_steps").get(row.method)
         if line is not None:
             theirs = line.mean[line.x > (1 - FINAL_PART) * line.x[-1]].mean()
             name = style.KNOWN[row.method][0] or "no reset"
             sentences.append(
-                f"{name} on {row.env.split('/')[1]}: ours {_estimate(row.final)} ({row.final.seeds} seeds), "
-                f"paper {theirs:,.0f} (last tenth of its curve, read off the figure)"
+                f"{name} on {row.env.split('/')[1]}: ours {_estimate(row.final)} "
+                f"({row.final.seeds} seeds, {ours:,} agent steps), paper {theirs:,.0f} "
+                f"({line.x[-1]:,.0f} agent steps; last tenth of its curve, read off the figure)"
             )
     return sentences
 

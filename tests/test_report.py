@@ -73,7 +73,7 @@ def test_the_report_says_what_was_recorded_and_loads_nothing(
     text = " ".join("".join(parser.text).split())
     assert "8 runs (7 finished, 1 failed): 1 environment, 3 methods, 3 seeds" in text
     assert "2,500 [2,000, 3,000]" in page  # FIRE's mean over seeds of 2,000, 2,500, 3,000
-    assert "FIRE on Asterix: ours 2,500 [2,000, 3,000] (3 seeds), paper 2,2" in text
+    assert "FIRE on Asterix: ours 2,500 [2,000, 3,000] (3 seeds, 2,500,000 agent steps), paper 2,2" in text
     assert "full-reset/s2: failed at agent step 1,500,000 of 2,500,000 (out of <memory>)" in text
     assert "dqn atari/Asterix full-reset: no run with seed 3" in text
     assert "Fewer than three seeds" in text
