@@ -69,6 +69,12 @@ class RunOptions:
     """Agent steps between rows of the training log."""
     probe_size: int = 2_048
     """Transitions on which a reset is measured (dormant ratio, feature rank)."""
+    stop_at: int | None = None
+    """Stop here, in agent steps, before the reset or evaluation that is due: other runs can go on from this
+    point with --fork-from. The run then counts as finished."""
+    fork_from: Path | None = None
+    """Folder of a run that stopped at --stop-at: start from its state, bit for bit as if this run had come to
+    that point itself. The two may differ in method, resets and length only."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one more is written when the run is interrupted, and one at its end."""
 
@@ -97,6 +103,10 @@ class RunOptions:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must not be negative, but is {getattr(self, name)}"
                 )
+        if self.stop_at is not None and not 1 <= self.stop_at <= self.agent_steps:
+            raise ValueError(
+                f"--stop-at must lie in the run, from 1 to {self.agent_steps}, not {self.stop_at}"
+            )
         if self.checkpoint_minutes <= 0:
             raise ValueError(f"--checkpoint-minutes must be positive, not {self.checkpoint_minutes}")
 
@@ -135,13 +145,14 @@ AGENT_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 
-# Where records are written, how they are logged, and how many workers step the environments has no part in
-# what is computed.
+# Where records are written, how they are logged, how many workers step the environments, and who computed the
+# first part has no part in what is computed.
 NOT_IDENTITY = frozenset(
     (
         "out",
         "run_dir",
         "fresh",
+        "fork_from",
         "wandb",
         "wandb_project",
         "checkpoint_minutes",
@@ -306,6 +317,12 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: `RunConfig.to_dict()`, or what the record of a run says.
     """
     return {k: v for k, v in flatten(settings).items() if k not in NOT_IDENTITY}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The keys in which two identities differ, with both values, as part of a sentence; empty if in none."""
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in keys[:5])
 
 
 def _named(value: Any) -> tuple[str, dict[str, Any]]:

@@ -22,10 +22,17 @@ class Evaluator:
     Args:
         make_env: builds the environments, given their number.
         episodes: full episodes per evaluation.
+        check: called before every step; what it raises ends the evaluation.
     """
 
-    def __init__(self, make_env: Callable[[int], VectorEnv], episodes: int) -> None:
+    def __init__(
+        self,
+        make_env: Callable[[int], VectorEnv],
+        episodes: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.episodes = episodes
+        self.check = check
         self._make_env = make_env
         self._env: VectorEnv | None = None  # built on first use, kept for the next time
 
@@ -40,6 +47,7 @@ class Evaluator:
         returns: list[list[float]] = [[] for _ in share]
         observation = env.reset(env_seed)
         while any(len(done) < due for done, due in zip(returns, share, strict=True)):
+            self.check()
             step = env.step(agent.evaluate(observation, rng))
             observation = step.observation
             for episode in step.episodes:

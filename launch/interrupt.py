@@ -5,11 +5,19 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: what SLURM sends before pre-emption
+
+
+class Interrupted(Exception):
+    """Raised by `Interrupt.check` where a run can leave off what it is doing."""
 
 
 class Interrupt:
-    """Within this context the first SIGINT or SIGTERM is noted in `signal`; a second one acts at once."""
+    """Within this context the first of SIGNALS is noted in `signal`.
+
+    After it a second SIGINT acts at once, for the impatient; the others stay noted, because schedulers repeat
+    themselves while the state is being saved.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -21,8 +29,14 @@ class Interrupt:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+        if self.signal is None:
+            self.signal = number
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.signal is not None:
+            raise Interrupted
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
-from fire_rl.launch.config import RunConfig, identity
+from fire_rl.launch.config import RunConfig, differences, identity
 from fire_rl.results.jsonl import plain
 from fire_rl.results.store import RunDirectory, load_run
 
@@ -18,19 +20,19 @@ def is_finished(config: RunConfig) -> bool:
     if config.run.fresh or not (config.path / "config.json").exists():
         return False
     run = load_run(config.path)
-    old, new = identity(run.config), identity(plain(config.to_dict()))
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if differing:
-        what = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing[:5])
+    if differing := differences(identity(run.config), identity(plain(config.to_dict()))):
         raise ValueError(
-            f"{config.path} holds a run with another configuration: {what}; "
+            f"{config.path} holds a run with another configuration: {differing}; "
             f"choose another --out, or delete it and start over with --fresh"
         )
     return run.status.state == "finished"
 
 
-def open_record(config: RunConfig) -> RunDirectory:
+def open_record(config: RunConfig, fork: Mapping[str, Any] | None = None) -> RunDirectory:
     """The run directory of `config`: created, emptied first if --fresh says so, or opened to go on.
+
+    Args:
+        fork: where the run's state comes from, if from another run; kept in the new record.
 
     Raises:
         ValueError: when it cannot be written, or another process is writing it.
@@ -41,5 +43,5 @@ def open_record(config: RunConfig) -> RunDirectory:
         shutil.rmtree(config.path)
         record = RunDirectory(config.path)
     if not record.exists:
-        record.create(config.to_dict())
+        record.create(config.to_dict(), fork)
     return record

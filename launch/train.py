@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,8 @@ from fire_rl.envs import make_env
 from fire_rl.launch.checkpoint import checkpoints, load_latest, save_checkpoint
 from fire_rl.launch.config import RunConfig
 from fire_rl.launch.evaluate import Evaluator
-from fire_rl.launch.interrupt import Interrupt
+from fire_rl.launch.fork import Trunk, load_trunk, needs_trunk
+from fire_rl.launch.interrupt import Interrupt, Interrupted
 from fire_rl.launch.meter import Meter, NonFiniteLoss
 from fire_rl.launch.progress import Progress
 from fire_rl.launch.record import is_finished, open_record
@@ -43,12 +46,21 @@ class Run:
         self.agent = AGENTS[run.agent].make(self.env, config.agent, self.seeds["agent"], self.device)
         self.reset_rng = torch.Generator().manual_seed(int(self.seeds["reset"].generate_state(1)[0]))
         self.probe_rng = np.random.default_rng(self.seeds["probe"])
-        self.evaluator = Evaluator(lambda n: make_env(run.env, n, **asdict(config.env)), run.eval_episodes)
+        self.interrupt = Interrupt()
+        self.evaluator = Evaluator(
+            lambda n: make_env(run.env, n, **asdict(config.env)), run.eval_episodes, self.interrupt.check
+        )
         self.meter = Meter()
         self.observation = self.env.reset(self.seeds["env"])
+        self.todo: list[str] = ["start"]  # what is due at this moment and not done yet
+        self.settled = self.clock  # when it was last decided what is due
         self.seconds = 0.0  # of training in earlier attempts
-        self.interrupt = Interrupt()
         self.saved = self.measured = time.monotonic()
+
+    @property
+    def end(self) -> int:
+        """Where the run ends, in agent steps."""
+        return self.config.run.stop_at or self.config.run.agent_steps
 
     @property
     def clock(self) -> dict[str, int]:
@@ -60,49 +72,74 @@ class Run:
             "updates": self.agent.updates,
         }
 
-    def loop(self) -> None:
-        """Act, observe, learn; reset when due; record. Returns at the run's end or after a signal."""
-        agent, env, run = self.agent, self.env, self.config.run
-        if agent.agent_steps == 0:
-            self.evaluate("start")
-        with Progress(run.agent_steps, start=agent.agent_steps) as progress:
-            while agent.agent_steps < run.agent_steps and self.interrupt.signal is None:
-                before = agent.agent_steps
-                action = agent.act(self.observation)
-                step = env.step(action)
-                agent.observe(
-                    self.observation,
-                    action,
-                    step.reward,
-                    step.terminated,
-                    step.truncated,
-                    step.final_observation,
-                )
-                self.observation = step.observation
-                for _ in range(agent.updates_due()):
-                    self.meter.update(agent.update())
-                for episode in step.episodes:
-                    self.record_episode(episode.episode_return, episode.length_agent_steps)
-                if self.schedule.due(self.clock):
-                    self.reset()
-                elif _crossed(before, agent.agent_steps, run.eval_every):
-                    self.evaluate("scheduled")
-                if _crossed(before, agent.agent_steps, run.log_every):
-                    self.log()
+    def loop(self) -> bool:
+        """Act, observe, learn; reset when due; record. Returns whether no signal ended it."""
+        agent, run = self.agent, self.config.run
+        with Progress(self.end, start=agent.agent_steps) as progress:
+            while self.interrupt.signal is None:
+                if run.stop_at is not None and agent.agent_steps >= run.stop_at:
+                    return True
+                try:
+                    self.settle()
+                except Interrupted:
+                    break
+                if agent.agent_steps >= run.agent_steps:
+                    return True
+                self.step()
                 if time.monotonic() - self.saved > 60 * run.checkpoint_minutes:
                     self.checkpoint()
                 progress.advance(agent.agent_steps, self.meter.recent_return)
+        return False
+
+    def step(self) -> None:
+        """One decision in every environment, and the updates that it earns."""
+        agent = self.agent
+        action = agent.act(self.observation)
+        step = self.env.step(action)
+        agent.observe(
+            self.observation, action, step.reward, step.terminated, step.truncated, step.final_observation
+        )
+        self.observation = step.observation
+        for _ in range(agent.updates_due()):
+            self.meter.update(agent.update())
+        for episode in step.episodes:
+            self.record_episode(episode.episode_return, episode.length_agent_steps)
+
+    def settle(self) -> None:
+        """Do what is due at this moment, in order; what an interruption leaves is done when the run goes on.
+
+        Raises:
+            Interrupted: from an evaluation.
+        """
+        self.todo += self.due()
+        while self.todo:
+            if self.todo[0] == "reset":
+                self.reset()
+            elif self.todo[0] == "log":
+                self.log()
+            else:
+                self.evaluate(self.todo[0])
+            self.todo.pop(0)
+
+    def due(self) -> list[str]:
+        """What has come due since it was last asked: resets with their evaluations, evaluations, the log."""
+        run, before, now = self.config.run, self.settled["agent_steps"], self.clock["agent_steps"]
+        due: list[str] = []
+        if self.schedule.due(self.clock):
+            due += ["before_reset", "reset", "after_reset"] if run.eval_at_reset else ["reset"]
+        elif _crossed(before, now, run.eval_every):
+            due += ["scheduled"]
+        if _crossed(before, now, run.log_every):
+            due += ["log"]
+        self.settled = self.clock
+        return due
 
     def reset(self) -> None:
-        """Fire the reset method through the agent's hook, evaluate before and after, record what it did."""
-        if self.config.run.eval_at_reset:
-            self.evaluate("before_reset")
+        """Fire the reset method through the agent's hook and record what it did."""
         batch = self.agent.sample(self.config.run.probe_size, self.probe_rng)
         report = self.agent.reset(self.method, self.reset_rng, batch)
         self.tracker.event(*event_row(self.clock, self.config.label, self.method, report))
         self.tracker.timing({**self.clock, "reset_seconds": report.seconds})
-        if self.config.run.eval_at_reset:
-            self.evaluate("after_reset")
 
     def evaluate(self, moment: str) -> None:
         """Play evaluation episodes and record their returns; draws nothing from training's generators."""
@@ -147,6 +184,8 @@ class Run:
             "env": self.env.state_dict(),
             "loop": {
                 "observation": self.observation,
+                "todo": self.todo,
+                "settled": self.settled,
                 "schedule": self.schedule.state_dict(),
                 "method": self.method.state_dict(),
                 "meter": self.meter.state_dict(),
@@ -165,26 +204,36 @@ class Run:
             self.record.write_status(message=message)
             return None
 
-    def restore(self) -> bool:
-        """Go on from the newest intact checkpoint, if there is one."""
+    def restore(self, trunk: Trunk | None) -> bool:
+        """Go on from the newest intact checkpoint, or else from the trunk, if there is one."""
+        if trunk is not None:
+            self.load_state(trunk.state)
+            self.record.copy_rows(trunk.path, trunk.state["loop"]["offsets"])
+            self.checkpoint()  # from here on the run needs its own directory only
+            return True
         found = load_latest(self.record.checkpoints, torch.device("cpu"))
         if found is None:
             self.record.truncate_to({})
             return False
         state, _ = found
+        self.load_state(state)
+        self.schedule.load_state_dict(state["loop"]["schedule"])
+        self.method.load_state_dict(state["loop"]["method"])
+        self.record.truncate_to(state["loop"]["offsets"])
+        return True
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over all of a checkpoint but what a branch has for itself: schedule and method."""
         memory = state.get("memory", self.agent.memory.state_dict())  # a final one has none, nor needs it
         self.agent.load_state_dict({**state["agent"], "memory": memory})
         self.env.load_state_dict(state["env"])
         loop = state["loop"]
         self.observation = loop["observation"]
-        self.schedule.load_state_dict(loop["schedule"])
-        self.method.load_state_dict(loop["method"])
+        self.todo, self.settled = loop["todo"], loop["settled"]
         self.meter.load_state_dict(loop["meter"])
         self.reset_rng.set_state(loop["reset_rng"])
         self.probe_rng.bit_generator.state = loop["probe_rng"]
-        self.record.truncate_to(loop["offsets"])
         self.seconds = loop["seconds"]
-        return True
 
     def close(self) -> None:
         """Close the environments."""
@@ -208,37 +257,39 @@ def train(config: RunConfig) -> int:
         return 0
     run = Run(config)
     try:
-        with open_record(config) as record:
+        trunk = load_trunk(config, run.schedule) if needs_trunk(config) else None
+        with open_record(config, trunk.about if trunk else None) as record:
             record.write_status(
                 state="running",
-                total_agent_steps=config.run.agent_steps,
+                total_agent_steps=run.end,
                 attempt=record.status.attempt + 1,
                 message="",
             )
-            return _attempt(run, record)
+            return _attempt(run, record, trunk)
     finally:
         run.close()
 
 
-def _attempt(run: Run, record: RunDirectory) -> int:
+def _attempt(run: Run, record: RunDirectory, trunk: Trunk | None) -> int:
     """Restore, loop, save; leaves the final status in the record and returns the exit code."""
     options = run.config.run
     state: State
     run.record = record
-    resumed = run.restore()
+    resumed = run.restore(trunk)
     announce(run, resumed)
     run.tracker = tracker = Tracker(record, wandb=options.wandb, project=options.wandb_project)
     try:
         with run.interrupt:
-            run.loop()
-        steps = run.agent.agent_steps
-        if run.interrupt.signal is not None and steps < options.agent_steps:
-            path = run.checkpoint()
+            finished = run.loop()
+            # Only a run that others will go on from needs its replay memory now.
+            path = run.checkpoint(final=finished and options.stop_at is None)
+        if finished:
+            state, message, code = "finished", "", 0
+        else:
+            assert run.interrupt.signal is not None
+            steps = run.agent.agent_steps
             message = f"interrupted at agent step {steps}, state saved in {path}: the same command continues"
             state, code = "interrupted", 128 + run.interrupt.signal
-        else:
-            run.checkpoint(final=True)
-            state, message, code = "finished", "", 0
     except NonFiniteLoss as error:
         kept = checkpoints(record.checkpoints)
         last = f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet"
@@ -257,7 +308,7 @@ def announce(run: Run, resumed: bool) -> None:
     memory = run.agent.memory
     print(
         f"{run.record.path}: {'continuing at' if resumed else 'starting,'} agent step {run.agent.agent_steps}"
-        f" of {run.config.run.agent_steps} on {run.device}; replay memory {memory.bytes / 1e9:.2f} GB"
+        f" of {run.end} on {run.device}; replay memory {memory.bytes / 1e9:.2f} GB"
         f" on {memory.storage_device}",
         file=sys.stderr,
     )

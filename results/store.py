@@ -161,12 +161,12 @@ class RunDirectory(_Identified):
         """Whether a run has been recorded here."""
         return (self.path / "config.json").exists()
 
-    def create(self, config: Mapping[str, Any]) -> None:
+    def create(self, config: Mapping[str, Any], fork: Mapping[str, Any] | None = None) -> None:
         """Start the record.
 
         `config` is the resolved configuration as plain JSON values. It names what was run under the keys
         `agent`, `env`, `method` (a string, or a table with a `name`) and `seed`; a `label`, if present, is
-        what figures call the method.
+        what figures call the method. `fork` says of a run that began with another's state whose that was.
 
         Raises:
             ValueError: when a run is already recorded here, or the directory cannot be written.
@@ -183,6 +183,7 @@ class RunDirectory(_Identified):
             "hardware": hardware(),
             "command": command_line(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **({"fork": plain(fork)} if fork else {}),
         }
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -239,6 +240,19 @@ class RunDirectory(_Identified):
                 )
         for stream, descriptor in self._files.items():
             os.ftruncate(descriptor, offsets.get(stream, 0))
+
+    def copy_rows(self, source: Path, offsets: Mapping[str, int]) -> None:
+        """Make the rows of this run those that another had when its streams had `offsets` bytes.
+
+        Raises:
+            ValueError: when a stream of `source` is shorter than its offset.
+        """
+        for stream in STREAMS:
+            with (source / f"{stream}.jsonl").open("rb") as file:
+                rows = file.read(offsets[stream])
+            if len(rows) < offsets[stream]:
+                raise ValueError(f"{source}/{stream}.jsonl lacks rows that its checkpoint knows of")
+            (self.path / f"{stream}.jsonl").write_bytes(rows)
 
     def close(self) -> None:
         """Release the files; may be called twice."""
