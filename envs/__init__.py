@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fire_rl.envs.vector import Episode, OverlappingVectorEnv, Step, VectorEnv
+from fire_rl.envs.vector import Episode, FilmableVectorEnv, OverlappingVectorEnv, Step, VectorEnv
 from fire_rl.names import unknown_name
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ControlOptions",
     "EnvOptions",
     "Episode",
+    "FilmableVectorEnv",
     "HumanoidOptions",
     "OverlappingVectorEnv",
     "Step",
@@ -113,7 +114,7 @@ def _humanoid_names() -> list[str]:
 def _describe_humanoid(task: str) -> str:
     from fire_rl.envs import humanoid
 
-    return f"Unitree H1 in MuJoCo{_in_sets(task, humanoid.TASK_SETS)}; 19 continuous actions"
+    return f"Unitree H1: {humanoid.TASKS[task].summary}{_in_sets(task, humanoid.TASK_SETS)}"
 
 
 def _make_humanoid(task: str, num_envs: int, **options: Any) -> VectorEnv:

@@ -14,7 +14,15 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from fire_rl.envs.atari_game import FRAME_SKIP, PROTOCOLS, SIZE, STACK, AtariGame, AtariProtocol
+from fire_rl.envs.atari_game import (
+    FRAME_SKIP,
+    FRAMES_PER_SECOND,
+    PROTOCOLS,
+    SIZE,
+    STACK,
+    AtariGame,
+    AtariProtocol,
+)
 from fire_rl.envs.vector import (
     Array,
     Episode,
@@ -126,6 +134,7 @@ class AtariEnvs:
     """Copies of one game in this process. An observation is a stack of frames, (4, 84, 84) uint8."""
 
     action_repeat = FRAME_SKIP
+    render_fps = FRAMES_PER_SECOND / FRAME_SKIP
     observation_space: gym.spaces.Box = OBSERVATION_SPACE
     action_space: gym.Space[Any]
 
@@ -194,6 +203,10 @@ class AtariEnvs:
                 )
         for game, saved in zip(self._games, state["envs"], strict=True):
             game.load_state_dict(saved)
+
+    def render(self, index: int = 0) -> NDArray[np.uint8]:
+        """The television's picture of game `index`, (210, 160, 3); some cartridges have other heights."""
+        return self._games[index].screen()
 
     def close(self) -> None:
         """Nothing to free: the emulators go with this object."""

@@ -14,11 +14,13 @@ import ale_py
 import cv2
 import numpy as np
 from ale_py import roms
+from numpy.typing import NDArray
 
 from fire_rl.envs.vector import Array
 
 FRAME_SKIP = 4  # frames per agent step: one action is shown to the game for so long
 STACK = 4  # observed frames per observation
+FRAMES_PER_SECOND = 60  # of the console
 SIZE = 84  # pixels, of either side of an observed frame
 
 
@@ -169,6 +171,11 @@ class AtariGame:
         self._frames = int(state["frames"])
         self.episode_return = float(state["episode_return"])
         self.length_agent_steps = int(state["length_agent_steps"])
+
+    def screen(self) -> NDArray[np.uint8]:
+        """The last frame in colour, (H, W, 3) RGB."""
+        pixels: NDArray[np.uint8] = self._ale.getScreenRGB()
+        return pixels
 
     def _load_rom(self) -> None:
         """Switch the console off and on (80 ms)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from typing import Any
 
 import gymnasium as gym
@@ -72,6 +73,8 @@ class ControlEnvs:
         self._observation = np.zeros((num_envs, *self.observation_space.shape), np.float32)
         self._returns = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, np.int64)
+        self.render_fps = float(self._envs[0].metadata.get("render_fps", 30))
+        self._stage: gym.Env[Any, Any] | None = None  # built at the first picture
 
     def reset(self, seed: np.random.SeedSequence) -> Array:
         """Start every environment afresh; returns (n, *shape) float32. See `VectorEnv.reset`."""
@@ -132,10 +135,31 @@ class ControlEnvs:
             self._returns[i] = saved["episode_return"]
             self._lengths[i] = saved["length_agent_steps"]
 
+    def render(self, index: int = 0) -> NDArray[np.uint8]:
+        """Environment `index` as Gymnasium draws it, (H, W, 3) RGB.
+
+        A further environment, put into the same state, is drawn: those that are played need no render mode.
+
+        Raises ValueError, saying what to install, without pygame (classic control) or OpenGL (MuJoCo).
+        """
+        if self._stage is None:
+            self._stage = _make(self.env_id, render_mode="rgb_array")
+        _set_state(self.env_id, self._stage, _get_state(self.env_id, self._envs[index]))
+        if _kind(self.env_id, self._stage) == "mujoco":
+            _prepare_picture(self._stage)
+        try:
+            picture: Any = self._stage.render()
+        except gym.error.DependencyNotInstalled as error:
+            raise ValueError(f"pictures of {self.env_id} need a package: {error}") from error
+        return np.asarray(picture, np.uint8)
+
     def close(self) -> None:
         """Close the environments; may be called twice."""
         for env in self._envs:
             env.close()
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
 
     def _identity(self) -> dict[str, str]:
         identity = {"env_id": self.env_id, "gymnasium": gym.__version__}
@@ -168,7 +192,7 @@ class ControlEnvs:
         return (low + (actions + 1.0) * 0.5 * (high - low)).astype(inner.dtype)
 
 
-def _make(env_id: str) -> gym.Env[Any, Any]:
+def _make(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """One environment without its time limit: the counter of the episode's length does that job."""
     module, _, registered_id = env_id.rpartition(":")
     try:
@@ -176,7 +200,9 @@ def _make(env_id: str) -> gym.Env[Any, Any]:
             importlib.import_module(module)
         if registered_id not in gym.registry:
             raise unknown_name("Gymnasium environment", registered_id, list(gym.registry))
-        return gym.make(registered_id, max_episode_steps=-1, disable_env_checker=True)
+        return gym.make(
+            registered_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode
+        )
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise ValueError(f"{env_id} needs a package that is missing or does not fit: {error}") from error
 
@@ -208,6 +234,18 @@ def _kind(env_id: str, env: gym.Env[Any, Any]) -> str:
         f"the state of {env_id} cannot be saved, so a run on it cannot be resumed exactly: "
         "that is possible only for Gymnasium's classic-control and MuJoCo environments"
     )
+
+
+def _prepare_picture(env: gym.Env[Any, Any]) -> None:
+    """Place what MuJoCo draws, and have Gymnasium draw without a screen unless MUJOCO_GL says otherwise."""
+    import mujoco
+
+    from fire_rl.envs.humanoid.rendering import gl_backend
+
+    if backend := gl_backend():
+        os.environ["MUJOCO_GL"] = backend
+    inner: Any = env.unwrapped
+    mujoco.mj_forward(inner.model, inner.data)
 
 
 def _get_state(env_id: str, env: gym.Env[Any, Any]) -> dict[str, Any]:

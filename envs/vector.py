@@ -7,7 +7,7 @@ same call ("same-step autoreset"), always able to save and restore itself bit fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -90,6 +90,20 @@ class OverlappingVectorEnv(VectorEnv, Protocol):
 
     def receive(self) -> Step:
         """Wait for the step begun by `send` and return it."""
+        ...
+
+
+@runtime_checkable
+class FilmableVectorEnv(VectorEnv, Protocol):
+    """A `VectorEnv` that can be looked at. Looking changes nothing in it and draws no random number."""
+
+    render_fps: float  # agent steps in a second of the world's own time
+
+    def render(self, index: int = 0) -> NDArray[np.uint8]:
+        """Environment `index` as it is now, (H, W, 3) RGB.
+
+        Raises ValueError, saying what to install, where this machine cannot make pictures.
+        """
         ...
 
 

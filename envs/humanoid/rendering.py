@@ -65,10 +65,13 @@ class Camera:
         self._context.free()
 
 
-def _gl_context() -> Any:
-    """A current OpenGL context for pictures in memory.
+def gl_backend() -> str:
+    """Which OpenGL makes pictures in memory: `egl`, `osmesa`, what MUJOCO_GL says, or "" for mujoco's own.
 
     mujoco's own choice, made at its import, is a window; here a machine without a screen is the normal case.
+
+    Raises:
+        MissingRequirementError: neither EGL nor OSMesa is on this machine.
     """
     backend = os.environ.get("MUJOCO_GL", "").lower()
     if not backend and sys.platform == "linux":
@@ -76,6 +79,12 @@ def _gl_context() -> Any:
         if not found:
             raise MissingRequirementError(HOW_TO)
         backend = found[0].lower()
+    return backend
+
+
+def _gl_context() -> Any:
+    """A current OpenGL context for pictures in memory."""
+    backend = gl_backend()
     try:
         module = importlib.import_module(f"mujoco.{backend}") if backend in ("egl", "osmesa") else mujoco
         context = module.GLContext(WIDTH, HEIGHT)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from fire_rl.envs.humanoid.catalogue import find_task
 from fire_rl.envs.humanoid.checks import check_counts, check_saved_by, checked_actions
 from fire_rl.envs.humanoid.env import MAX_EPISODE_ENV_STEPS, action_space, observation_space
+from fire_rl.envs.humanoid.rendering import Camera
 from fire_rl.envs.humanoid.robot import NUM_JOINTS
 from fire_rl.envs.humanoid.scenes import Contacts
-from fire_rl.envs.humanoid.simulation import Simulation
+from fire_rl.envs.humanoid.simulation import PHYSICS_STEPS, Simulation
 from fire_rl.envs.vector import Episode, Step, check_num_envs, child_seeds
 
 
@@ -66,6 +67,9 @@ class HumanoidVectorEnv:
         # Thread t steps the copies t, t + threads, ...
         self._shares = [range(t, num_envs, threads) for t in range(threads)]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        timestep_seconds = float(self._copies[0].simulation.model.opt.timestep)
+        self.render_fps = 1.0 / (action_repeat * PHYSICS_STEPS * timestep_seconds)
+        self._camera: Camera | None = None  # built at the first picture: all copies share one model
 
     def reset(self, seed: np.random.SeedSequence) -> NDArray[np.float32]:
         """Start every copy afresh, each from its own child of `seed`; returns (num_envs, observation_dim)."""
@@ -120,8 +124,22 @@ class HumanoidVectorEnv:
         for copy, part in zip(self._copies, state["copies"], strict=True):
             copy.load_state_dict(part)
 
+    def render(self, index: int = 0) -> NDArray[np.uint8]:
+        """Copy `index` from beside the robot, (480, 640, 3) RGB.
+
+        Raises:
+            MissingRequirementError: no OpenGL for pictures without a screen.
+        """
+        simulation = self._copies[index].simulation
+        if self._camera is None:
+            self._camera = Camera(simulation.model)
+        return self._camera.picture(simulation.data)
+
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and free the camera."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
