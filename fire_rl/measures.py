@@ -76,6 +76,14 @@ def dormant_ratio(activations: Tensor, tau: float) -> Tensor:
     return (dormant_scores(activations) <= tau).double().mean(-1)
 
 
+def zero_activation_ratio(activations: Tensor) -> Tensor:
+    """Fraction of units whose mean |activation| is at most 1e-8: (..., n, units) -> (...) in [0, 1].
+
+    Units that never fire, whatever the others of their layer do (Abbas et al., CoLLAs 2023).
+    """
+    return (activations.detach().abs().mean(-2, dtype=torch.float64) <= 1e-8).double().mean(-1)
+
+
 def feature_rank(features: Tensor, eps: float = 0.01) -> Tensor:
     """Number of singular values of features/√n above `eps`: (..., n, d) -> (...). Lyle et al., ICLR 2022."""
     threshold = eps * math.sqrt(features.shape[-2])
@@ -127,8 +135,8 @@ def probe(module: nn.Module, inputs: tuple[Tensor, ...], tau: float = 0.1) -> di
 
     Activations are the outputs of all activation modules outside `injected`: (B, units); (B, channels, H, W),
     scored over batch and space; or (E, B, units) of an ensemble, each member apart. Features are the input of
-    the last weight layer of `module.head` (of the module itself if it has no head); ranks are means over
-    members. The pass runs in evaluation mode.
+    the last weight layer of `module.head` (of the module itself if it has no head); ranks and norms are means
+    over members. The pass runs in evaluation mode.
 
     Args:
         module: the network. Its parameters, gradients, buffers, modes and hooks stay as they are.
@@ -136,44 +144,83 @@ def probe(module: nn.Module, inputs: tuple[Tensor, ...], tau: float = 0.1) -> di
         tau: dormancy threshold.
 
     Returns:
-        `dormant_ratio` (of all units of all layers, in [0, 1]; NaN without activation modules),
-        `feature_rank`, `effective_rank`, `srank`.
+        `dormant_ratio`, `zero_activation_ratio` (of all units of all layers, in [0, 1]; NaN without
+        activation modules), `feature_rank`, `effective_rank`, `srank`, `stable_rank`, `feature_norm`.
 
     Raises:
         ValueError: no weight layer took part, or its input is not finite.
     """
     scores: list[Tensor] = []
-    features: list[Tensor] = []
+    silent: list[Tensor] = []
 
     def tap_units(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        scores.append(dormant_scores(_units_last(output)).flatten())
+        activations = units_last(output)
+        scores.append(dormant_scores(activations).flatten())
+        silent.append((zero_activation_ratio(activations) * activations.shape[-1]).flatten())
 
-    def tap_features(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features.append(inputs[0].detach().clone())  # an in-place activation might overwrite it
-
-    last = _last_weight_layer(getattr(module, "head", module))
-    handles = [last.register_forward_pre_hook(tap_features)]
-    for name, child in module.named_modules():
-        if isinstance(child, ACTIVATIONS) and not name.startswith("injected."):
-            handles.append(child.register_forward_hook(tap_units))
+    handles = [child.register_forward_hook(tap_units) for _, child in activation_modules(module)]
     try:
-        with _evaluation_mode(module), _same_generators(inputs), torch.no_grad():
-            module(*inputs)
+        features = features_of(module, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    if not features or not features[-1].isfinite().all():
-        raise ValueError("probe: the features are not finite" if features else "probe: the head did not run")
     units = torch.cat(scores) if scores else torch.empty(0)
+    zeros = float(torch.cat(silent).sum()) / len(units) if scores else math.nan
     return {
         "dormant_ratio": float((units <= tau).double().mean()),
-        "feature_rank": float(feature_rank(features[-1]).mean()),
-        "effective_rank": float(effective_rank(features[-1]).mean()),
-        "srank": float(srank(features[-1]).mean()),
+        "zero_activation_ratio": zeros,
+        "feature_rank": float(feature_rank(features).mean()),
+        "effective_rank": float(effective_rank(features).mean()),
+        "srank": float(srank(features).mean()),
+        "stable_rank": float(stable_rank(features).mean()),
+        "feature_norm": float(features.double().norm(dim=-1).mean()),
     }
 
 
-def _units_last(activations: Tensor) -> Tensor:
+def features_of(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Input of the last weight layer of `module.head` (of `module` without one): (..., B, d), (E, B, d).
+
+    One pass in evaluation mode without gradients, which leaves no trace.
+
+    Raises:
+        ValueError: no weight layer took part, or its input is not finite.
+    """
+    features: list[Tensor] = []
+
+    def tap(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features.append(inputs[0].detach().clone())  # an in-place activation might overwrite it
+
+    handle = _last_weight_layer(getattr(module, "head", module)).register_forward_pre_hook(tap)
+    try:
+        with evaluation_mode(module), same_generators(inputs), torch.no_grad():
+            module(*inputs)
+    finally:
+        handle.remove()
+    if not features or not features[-1].isfinite().all():
+        raise ValueError("probe: the features are not finite" if features else "probe: the head did not run")
+    return features[-1]
+
+
+def dot_product(module: nn.Module, inputs: tuple[Tensor, ...], next_inputs: tuple[Tensor, ...]) -> float:
+    """Mean of φ(s, a)·φ(s′, a′) over batch and members: Kumar et al., DR3, ICLR 2022.
+
+    Args:
+        inputs, next_inputs: (s, a) and (s′, a′) of the same transitions, a′ of the policy.
+    """
+    pairs = features_of(module, inputs).double() * features_of(module, next_inputs).double()
+    return float(pairs.sum(-1).mean())
+
+
+def activation_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The activation modules outside `injected`, by name: their outputs are the units."""
+    return [
+        (name, child)
+        for name, child in module.named_modules()
+        if isinstance(child, ACTIVATIONS) and not name.startswith("injected.")
+    ]
+
+
+def units_last(activations: Tensor) -> Tensor:
     """(B, C, H, W) -> (B H W, C); all else stays."""
     return activations.movedim(1, -1).flatten(0, -2) if activations.ndim == 4 else activations
 
@@ -188,7 +235,7 @@ def _last_weight_layer(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """No dropout, no running statistics; then every submodule gets its own mode back."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
@@ -200,7 +247,7 @@ def _evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _same_generators(inputs: tuple[Tensor, ...]) -> Iterator[None]:
+def same_generators(inputs: tuple[Tensor, ...]) -> Iterator[None]:
     """Noisy networks may draw: the global generators are put back."""
     with torch.random.fork_rng(devices=[x.device for x in inputs if x.is_cuda]):
         yield
