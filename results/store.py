@@ -341,11 +341,11 @@ def find_runs(root: str | Path, on_problem: Callable[[str], None] | None = None)
 
 
 def _run_paths(root: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(root):
+    for folder, below, files in os.walk(root):  # hidden folders hold no results, but trunks of forks
         if "config.json" in files:
             below.clear()  # a run holds no runs
             yield Path(folder)
-        below.sort()
+        below[:] = sorted(name for name in below if not name.startswith("."))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
