@@ -13,8 +13,10 @@ import torch
 from fire_rl.agents.agent import Agent, ResetReport
 from fire_rl.agents.dqn import DQN, DQNConfig
 from fire_rl.agents.dqn import PAPER as DQN_PAPER
+from fire_rl.agents.learner import NO_METHOD
 from fire_rl.agents.sac import PAPER as SAC_PAPER
 from fire_rl.agents.sac import SAC, SACConfig
+from fire_rl.method import ResetMethod
 
 __all__ = ["AGENTS", "DQN", "SAC", "Agent", "AgentKind", "DQNConfig", "ResetReport", "SACConfig"]
 
@@ -36,22 +38,30 @@ class Environments(Protocol):
 class AgentKind:
     """An agent by name: how to build it, the class of its constants, the paper's options of every method."""
 
-    make: Callable[[Environments, Any, np.random.SeedSequence, torch.device], Agent]
+    make: Callable[..., Agent]  # of environments, constants, seed, device; and the method, if any
     config: type[Any]
     paper: dict[str, dict[str, object]]
 
 
 def _make_dqn(
-    env: Environments, config: DQNConfig, seed: np.random.SeedSequence, device: torch.device
+    env: Environments,
+    config: DQNConfig,
+    seed: np.random.SeedSequence,
+    device: torch.device,
+    method: ResetMethod = NO_METHOD,
 ) -> DQN:
-    return DQN(env.observation_space, env.action_space, env.num_envs, config, seed, device)
+    return DQN(env.observation_space, env.action_space, env.num_envs, config, seed, device, method)
 
 
 def _make_sac(
-    env: Environments, config: SACConfig, seed: np.random.SeedSequence, device: torch.device
+    env: Environments,
+    config: SACConfig,
+    seed: np.random.SeedSequence,
+    device: torch.device,
+    method: ResetMethod = NO_METHOD,
 ) -> SAC:
     limit = env.max_episode_agent_steps
-    return SAC(env.observation_space, env.action_space, env.num_envs, config, seed, device, limit)
+    return SAC(env.observation_space, env.action_space, env.num_envs, config, seed, device, limit, method)
 
 
 AGENTS: dict[str, AgentKind] = {

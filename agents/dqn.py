@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fire_rl.agents.agent import Array, Metrics, ResetReport, reset_learners
-from fire_rl.agents.learner import Learner
+from fire_rl.agents.learner import NO_METHOD, Learner
 from fire_rl.agents.networks import mlp, nature_cnn
 from fire_rl.agents.replay import Batch, Layout, ReplayMemory
 from fire_rl.method import ResetMethod
@@ -93,10 +93,11 @@ class DQN:
         observation_space: (frames, 84, 84) uint8 pixels, or a vector of floats.
         action_space: `gymnasium.spaces.Discrete`.
         num_envs: environments stepped at once, each with an exploration draw of its own.
-        seed: parent of the agent's generators (initial weights, exploration, replay).
+        seed: parent of the agent's generators (initial weights, exploration, replay, the method's).
+        method: what takes part in building and training the network, beside what it does at a reset.
 
     Raises:
-        ValueError: when the spaces are not of these kinds.
+        ValueError: when the spaces are not of these kinds, or the method does not fit the network.
     """
 
     def __init__(
@@ -107,20 +108,32 @@ class DQN:
         config: DQNConfig,
         seed: np.random.SeedSequence,
         device: torch.device,
+        method: ResetMethod = NO_METHOD,
     ) -> None:
         if not isinstance(action_space, gym.spaces.Discrete):
             raise ValueError(f"dqn needs discrete actions, not {action_space}: use --agent sac")
         assert observation_space.shape is not None
         self.config, self.device, self.num_envs = config, device, num_envs
         self.actions = int(action_space.n)
-        weights, exploration, replay = seed.spawn(3)
+        weights, exploration, replay, methods = seed.spawn(4)
         self.exploration_rng = np.random.default_rng(exploration)
         self.replay_rng = np.random.default_rng(replay)
         shape = observation_space.shape
         pixels = len(shape) == 3
         build = nature_cnn(shape[0], self.actions) if pixels else mlp(shape[0], self.actions, config.hidden)
         self.q = Learner(
-            "q", build, self._make_optimizer, _torch_generator(weights), device, with_target=True
+            "q",
+            build,
+            self._make_optimizer,
+            torch.Generator().manual_seed(_integer(weights)),
+            device,
+            with_target=True,
+            method=method,
+            method_seed=_integer(methods),
+        )
+        self.q.lend(
+            inputs=lambda rows, rng: (self.sample(rows, rng).observation,),
+            loss=lambda rows, rng: self.loss(self.q.online, self.q.target, self.sample(rows, rng))[0],
         )
         self.learners = {"q": self.q}
         layout = Layout(
@@ -181,12 +194,10 @@ class DQN:
         return owed - self.updates
 
     def update(self) -> Metrics:
-        """One Adam step on the Huber loss of a minibatch; copies the target after a period's last update."""
+        """One step on the Huber loss of a minibatch; copies the target after a period's last update."""
         batch = self.memory.sample(self.config.batch_size, self.replay_rng)
         loss, metrics = self.loss(self.q.online, self.q.target, batch)
-        self.q.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.q.optimizer.step()
+        self.q.descend(loss)
         self.updates += 1
         periods = self.agent_steps // self.config.target_period
         if periods > self.target_copies and self.updates_due() <= 0:
@@ -236,5 +247,5 @@ class DQN:
         self.target_copies = int(state["target_copies"])
 
 
-def _torch_generator(seed: np.random.SeedSequence) -> torch.Generator:
-    return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+def _integer(seed: np.random.SeedSequence) -> int:
+    return int(seed.generate_state(1, np.uint64)[0] >> 1)

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from fire_rl.method import ResetMethod
+from fire_rl.methods.none import NoReset
+from fire_rl.units import hidden_layers, watch
+
+NO_METHOD = NoReset()
+Inputs = Callable[[int, np.random.Generator], tuple[Tensor, ...]]
+Loss = Callable[[int, np.random.Generator], Tensor]
 
 
 class Learner:
@@ -14,25 +23,44 @@ class Learner:
 
     Args:
         name: role of the network ("q", "actor", "critic").
-        build: draws a new network from a CPU generator. The network has children `encoder` and `head`,
+        build_plain: draws a new network from a CPU generator. The network has children `encoder` and `head`,
             and an `nn.ModuleList` `injected` (empty at first) if plasticity injection shall work on it.
         make_optimizer: builds the optimiser over the parameters that are handed to it.
         generator: CPU generator for the initial draw.
         device: where the network lives.
         with_target: whether to keep a target network (an exact copy at first).
+        method: what takes part in building and training the network; one that acts at events only need not
+            be known here.
+        method_seed: of the generator that `method` draws from between events.
+
+    Raises:
+        ValueError: when the method does not fit the network.
     """
+
+    _inputs: Inputs
+    _loss: Loss
 
     def __init__(
         self,
         name: str,
-        build: Callable[[torch.Generator], nn.Module],
+        build_plain: Callable[[torch.Generator], nn.Module],
         make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         generator: torch.Generator,
         device: torch.device,
         with_target: bool,
+        method: ResetMethod = NO_METHOD,
+        method_seed: int = 0,
     ) -> None:
         self.name = name
         self.device = device
+        self.method = method
+        self.generator = torch.Generator().manual_seed(method_seed)
+
+        def build(generator: torch.Generator) -> nn.Module:
+            network = build_plain(generator)
+            method.build(network, generator)
+            return network
+
         self._build = build
         # Drawn on the CPU and then moved, so that a seed gives the same network on every device.
         self.online = build(generator).to(device)
@@ -41,11 +69,41 @@ class Learner:
         if with_target:
             self.target = build(torch.Generator()).to(device).requires_grad_(False)
             self.sync_target()
-        self.optimizer = make_optimizer(list(self.online.parameters()))
+        self.parameters = list(self.online.parameters())
+        self.optimizer = method.make_optimizer(self, make_optimizer) or make_optimizer(self.parameters)
+        self.activations: dict[str, Tensor] = {}
+        if method.needs_activations:
+            watch(self.online, [layer.activation for layer in hidden_layers(self.online)], self.activations)
+        method.attach(self)
 
     def fresh(self, generator: torch.Generator) -> nn.Module:
         """A newly initialised twin of the network as it was built, on the same device."""
         return self._build(generator).to(self.device)
+
+    def lend(self, inputs: Inputs, loss: Loss) -> None:
+        """Let the method see data: see `inputs` and `loss`, here with a NumPy generator."""
+        self._inputs, self._loss = inputs, loss
+
+    def inputs(self, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """What `online` is called with on `rows` transitions from the replay memory, as in training."""
+        return self._inputs(rows, _numpy(generator))
+
+    def loss(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The agent's own loss of `online` on `rows` transitions, with a graph and without the method's."""
+        with torch.enable_grad():
+            return self._loss(rows, _numpy(generator))
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the optimiser on `loss`, and whatever the method adds to a step."""
+        method = self.method
+        penalty = method.penalty(self)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss if penalty is None else loss + penalty, inputs=self.parameters)
+        with torch.no_grad():
+            method.after_backward(self)
+            self.optimizer.step()
+            method.after_update(self, self.activations)
+        self.activations.clear()
 
     @torch.no_grad()
     def sync_target(self, tau: float = 1.0) -> None:
@@ -65,6 +123,7 @@ class Learner:
             "target": {} if self.target is None else self.target.state_dict(),
             "initial": dict(self.initial),
             "optimizer": self.optimizer.state_dict(),
+            "method_rng": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -78,3 +137,8 @@ class Learner:
         for name, tensor in state["initial"].items():
             self.initial[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["method_rng"].cpu())
+
+
+def _numpy(generator: torch.Generator) -> np.random.Generator:
+    return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))

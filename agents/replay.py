@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,24 @@ class Batch(NamedTuple):
     reward: Tensor  # (B,) float32, raw
     next_observation: Tensor  # (B, *observation): the true successor, also where the episode was truncated
     terminated: Tensor  # (B,) float32: 1 where nothing may be bootstrapped
+
+
+# Of a range of slots that is saved as one: large enough to compress well, small enough to be written again at
+# every checkpoint for as long as it fills.
+CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A range of slots of one environment, as it is saved.
+
+    Slots do not change until they are overwritten. So a chunk of a memory is what it was when it was last
+    saved if `writes` is what it was.
+    """
+
+    place: tuple[int, int]  # environment, first slot
+    writes: int  # how many slots have ever been written in the range
+    read: Callable[[], dict[str, Tensor]]  # the arrays, of shape (slots in use, …)
 
 
 @dataclass(frozen=True)
@@ -89,9 +108,18 @@ class ReplayMemory:
         # What sampling reads to choose indices stays on the host: no synchronisation with the device.
         self.startable = np.zeros((num_envs, slots), dtype=np.bool_)
         self.age = np.zeros((num_envs, slots), dtype=np.uint8)  # min(steps since reset, stack − 1)
-        self.head = np.zeros(num_envs, dtype=np.int64)  # next slot to write
-        self.count = np.zeros(num_envs, dtype=np.int64)  # slots in use
+        self.written = np.zeros(num_envs, dtype=np.int64)  # slots ever written
         self.next_age = np.zeros(num_envs, dtype=np.uint8)
+
+    @property
+    def head(self) -> NDArray[np.int64]:
+        """Next slot to write, of every environment."""
+        return self.written % self.slots
+
+    @property
+    def count(self) -> NDArray[np.int64]:
+        """Slots in use, of every environment."""
+        return np.minimum(self.written, self.slots)
 
     def __len__(self) -> int:
         """Slots in use, over all environments."""
@@ -114,7 +142,7 @@ class ReplayMemory:
         newest = (slice(None), -1) if self.layout.stack > 1 else slice(None)
         environments = np.arange(self.num_envs)
         self._write(environments, observation[newest], startable=True)
-        written = torch.from_numpy(self._flat(environments, self.head - 1)).to(self.storage_device)
+        written = torch.from_numpy(self._flat(environments, self.written - 1)).to(self.storage_device)
         self.actions[written] = self._to_storage(action, self.layout.action_dtype)
         self.rewards[written] = self._to_storage(reward, torch.float32)
         self.terminated[written] = self._to_storage(terminated, torch.bool)
@@ -124,14 +152,13 @@ class ReplayMemory:
             self.next_age[ended] = 0
 
     def _write(self, environments: NDArray[np.int64], frames: NDArray[Any], startable: bool) -> None:
-        slot = self.head[environments]
+        slot = self.written[environments] % self.slots
         index = torch.from_numpy(self._flat(environments, slot)).to(self.storage_device)
         self.frames[index] = self._to_storage(frames, self.layout.frame_dtype)
         self.startable[environments, slot] = startable
         self.age[environments, slot] = self.next_age[environments]
         self.next_age[environments] = np.minimum(self.next_age[environments] + 1, self.layout.stack - 1)
-        self.head[environments] = (slot + 1) % self.slots
-        self.count[environments] = np.minimum(self.count[environments] + 1, self.slots)
+        self.written[environments] += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """Draw `batch_size` transitions uniformly with replacement; `rng` alone decides which.
@@ -157,9 +184,10 @@ class ReplayMemory:
 
     def _draw(self, batch_size: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Uniform over all transitions by rejection: a start needs its whole stack and its successor."""
-        starts = np.maximum(self.count - 1, 0)  # the newest slot has no successor yet
+        count = self.count
+        starts = np.maximum(count - 1, 0)  # the newest slot has no successor yet
         ends = np.cumsum(starts)
-        oldest = (self.head - self.count) % self.slots
+        oldest = (self.written - count) % self.slots
         environments: list[NDArray[np.int64]] = []
         slots: list[NDArray[np.int64]] = []
         found = 0
@@ -188,28 +216,47 @@ class ReplayMemory:
     def _to_storage(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.storage_device, dtype)
 
-    _ARRAYS = ("startable", "age", "head", "count", "next_age")
-    _TENSORS = ("frames", "actions", "rewards", "terminated")
-
     def state_dict(self) -> dict[str, Any]:
-        """The used slots of every environment and the bookkeeping; tensors have shape (num_envs, used, …)."""
-        used = int(self.count.max())
-        shape = (self.num_envs, self.slots)
-        tensors = {k: getattr(self, k).unflatten(0, shape)[:, :used] for k in self._TENSORS}
-        return {**tensors, **{k: getattr(self, k).copy() for k in self._ARRAYS}, "slots": self.slots}
+        """The slots in use as `Chunk`s, which read them when asked, and the bookkeeping."""
+        return {
+            "chunks": list(self._chunks()),
+            "slots": self.slots,
+            "written": self.written.copy(),
+            "next_age": self.next_age.copy(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore in place. Raises ValueError when the saved memory had another capacity."""
-        if state["slots"] != self.slots or len(state["head"]) != self.num_envs:
+        if state["slots"] != self.slots or len(state["written"]) != self.num_envs:
             raise ValueError(
-                f"the saved replay memory has {len(state['head'])} x {state['slots']} slots, "
+                f"the saved replay memory has {len(state['written'])} x {state['slots']} slots, "
                 f"this one {self.num_envs} x {self.slots}: resume with the same replay capacity"
             )
-        for name in self._ARRAYS:
-            getattr(self, name)[...] = state[name]
-        used = int(self.count.max())
-        for name in self._TENSORS:
-            getattr(self, name).unflatten(0, (self.num_envs, self.slots))[:, :used].copy_(state[name])
+        for chunk in state["chunks"]:
+            saved, (environment, start) = chunk.read(), chunk.place
+            stop = start + len(saved["frames"])
+            for name, stored in self._range(environment, start, stop).items():
+                stored.copy_(saved[name])
+        self.written[...] = state["written"]
+        self.next_age[...] = state["next_age"]
+
+    def _chunks(self) -> Iterator[Chunk]:
+        size = max(1, CHUNK_BYTES // self.layout.bytes_per_slot())
+        for environment in range(self.num_envs):
+            laps, head = divmod(int(self.written[environment]), self.slots)
+            used = int(self.count[environment])
+            for start in range(0, used, size):
+                length = min(size, self.slots - start)
+                writes = laps * length + min(max(head - start, 0), length)
+                read = partial(self._range, environment, start, min(start + length, used))
+                yield Chunk((environment, start), writes, read)
+
+    def _range(self, environment: int, start: int, stop: int) -> dict[str, Tensor]:
+        """All arrays between two slots of an environment, as views."""
+        flat = slice(environment * self.slots + start, environment * self.slots + stop)
+        tensors = {name: getattr(self, name)[flat] for name in ("frames", "actions", "rewards", "terminated")}
+        arrays = {name: getattr(self, name)[environment, start:stop] for name in ("startable", "age")}
+        return {**tensors, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
 
 
 def choose_storage(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fire_rl.agents.agent import Array, Metrics, ResetReport, reset_learners
-from fire_rl.agents.learner import Learner
+from fire_rl.agents.learner import NO_METHOD, Learner
 from fire_rl.agents.normalizer import ObservationNormalizer
 from fire_rl.agents.replay import Batch, Layout, ReplayMemory
 from fire_rl.agents.simba import Body, MlpBody, SimbaBody, critic_ensemble, gaussian_actor, squashed_gaussian
@@ -109,11 +109,12 @@ class SAC:
         observation_space: a vector of floats.
         action_space: a vector in [-1, 1], to which the environments scale their own bounds.
         num_envs: environments stepped at once.
-        seed: parent of the agent's generators (initial weights, exploration, replay, update noise).
+        seed: parent of the agent's generators (initial weights, exploration, replay, update noise, methods).
         max_episode_agent_steps: the environment's time limit, or None if it has none; for the rule of gamma.
+        method: what takes part in building and training the networks, beside what it does at a reset.
 
     Raises:
-        ValueError: when the spaces are not of these kinds.
+        ValueError: when the spaces are not of these kinds, or the method does not fit a network.
     """
 
     def __init__(
@@ -125,13 +126,15 @@ class SAC:
         seed: np.random.SeedSequence,
         device: torch.device,
         max_episode_agent_steps: int | None = None,
+        method: ResetMethod = NO_METHOD,
     ) -> None:
         observations, actions = _dimensions(observation_space, action_space)
         self.config, self.device, self.num_envs, self.actions = config, device, num_envs, actions
         self.gamma = discount(max_episode_agent_steps) if config.gamma is None else config.gamma
         self.target_entropy = config.target_entropy_per_action * actions
 
-        actor_weights, critic_weights, exploration, replay, noise = seed.spawn(5)
+        actor_weights, critic_weights, exploration, replay, noise, methods = seed.spawn(6)
+        actor_method, critic_method = methods.spawn(2)
         self.exploration_rng = np.random.default_rng(exploration)
         self.replay_rng = np.random.default_rng(replay)
         self.noise_rng = torch.Generator(device).manual_seed(_integer(noise))  # there: nothing to copy
@@ -142,6 +145,8 @@ class SAC:
             torch.Generator().manual_seed(_integer(actor_weights)),
             device,
             with_target=False,
+            method=method,
+            method_seed=_integer(actor_method),
         )
         self.critic = Learner(
             "critic",
@@ -150,7 +155,11 @@ class SAC:
             torch.Generator().manual_seed(_integer(critic_weights)),
             device,
             with_target=True,
+            method=method,
+            method_seed=_integer(critic_method),
         )
+        self.actor.lend(self._actor_inputs, self._actor_loss_on_data)
+        self.critic.lend(self._critic_inputs, self._critic_loss_on_data)
         self.learners = {"actor": self.actor, "critic": self.critic}
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.temperature_init), device=device))
         self.temperature_optimizer = torch.optim.Adam(
@@ -236,15 +245,17 @@ class SAC:
         actor, critic = self.actor, self.critic
         alpha = self.log_alpha.detach().exp()
         actor_loss, entropy = self.actor_loss(actor.online, critic.online, alpha, batch, noise[0])
-        _descend(actor_loss, actor.optimizer)
+        actor.descend(actor_loss)
 
         temperature_loss = self.log_alpha.exp() * (entropy - self.target_entropy)
-        _descend(temperature_loss, self.temperature_optimizer)
+        self.temperature_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(temperature_loss, inputs=[self.log_alpha])
+        self.temperature_optimizer.step()
 
         alpha = self.log_alpha.detach().exp()
         goal = self.td_target(actor.online, critic.target, alpha, batch, noise[1])
         critic_loss, q = self.critic_loss(critic.online, goal, batch)
-        _descend(critic_loss, critic.optimizer)
+        critic.descend(critic_loss)
         critic.sync_target(self.config.tau)
         return {
             "actor_loss": actor_loss.detach(),
@@ -276,6 +287,29 @@ class SAC:
         """Σ_i E[(Q_i(s, a) − goal)²], and the values (2, B)."""
         q = critic(batch.observation, batch.action)
         return (q - goal).square().sum(0).mean(), q
+
+    def _actor_inputs(self, rows: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        return (self.sample(rows, rng).observation,)
+
+    def _critic_inputs(self, rows: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        batch = self.sample(rows, rng)
+        return batch.observation, batch.action
+
+    def _actor_loss_on_data(self, rows: int, rng: np.random.Generator) -> Tensor:
+        batch, noise = self._batch_and_noise(rows, rng)
+        alpha = self.log_alpha.detach().exp()
+        return self.actor_loss(self.actor.online, self.critic.online, alpha, batch, noise)[0]
+
+    def _critic_loss_on_data(self, rows: int, rng: np.random.Generator) -> Tensor:
+        batch, noise = self._batch_and_noise(rows, rng)
+        alpha = self.log_alpha.detach().exp()
+        goal = self.td_target(self.actor.online, self.critic.target, alpha, batch, noise)
+        return self.critic_loss(self.critic.online, goal, batch)[0]
+
+    def _batch_and_noise(self, rows: int, rng: np.random.Generator) -> tuple[Batch, Tensor]:
+        batch = self.sample(rows, rng)
+        noise = rng.standard_normal(batch.action.shape, dtype=np.float32)
+        return batch, torch.from_numpy(noise).to(self.device)
 
     def reset(self, method: ResetMethod, rng: torch.Generator, batch: Batch) -> ResetReport:
         """Hand actor and critics to `method`, then the temperature; replay memory and normaliser go on."""
@@ -329,14 +363,6 @@ def discount(max_episode_agent_steps: int | None) -> float:
         return 0.995
     horizon = max_episode_agent_steps / 5
     return min(max((horizon - 1) / horizon, 0.95), 0.995)
-
-
-def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One optimiser step; gradients are computed for the optimiser's parameters only."""
-    parameters = optimizer.param_groups[0]["params"]
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss, inputs=parameters)
-    optimizer.step()
 
 
 def _dimensions(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fire_rl.agents.networks import Build, Network
+from fire_rl.layers import EnsembleLayerNorm
 
 _NORM_EPSILON = 1e-6  # flax's; torch's own default is 1e-5
 _UNIT_TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut off at ±2
@@ -36,18 +37,6 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(self.bias[:, :, None], self.weight, x.mT).mT
 
 
-class EnsembleLayerNorm(nn.Module):
-    """E layer norms side by side: (E, B, d) -> (E, B, d)."""
-
-    def __init__(self, members: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(members, 1, width))
-        self.bias = nn.Parameter(torch.zeros(members, 1, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:], eps=_NORM_EPSILON), self.weight)
-
-
 def _linear(inputs: int, outputs: int, members: int | None) -> nn.Module:
     if members is None:
         # By way of the meta device: the plain constructor would draw from the global generator.
@@ -56,11 +45,17 @@ def _linear(inputs: int, outputs: int, members: int | None) -> nn.Module:
 
 
 def _norm(width: int, members: int | None) -> nn.Module:
-    return nn.LayerNorm(width, eps=_NORM_EPSILON) if members is None else EnsembleLayerNorm(members, width)
+    return (
+        nn.LayerNorm(width, eps=_NORM_EPSILON)
+        if members is None
+        else EnsembleLayerNorm(members, width, _NORM_EPSILON)
+    )
 
 
 class ResidualBlock(nn.Module):
     """SimBa's block: x + down(relu(up(norm(x)))), four times as wide inside."""
+
+    wiring = "residual"
 
     def __init__(self, width: int, members: int | None) -> None:
         super().__init__()
@@ -77,6 +72,8 @@ class ResidualBlock(nn.Module):
 class Encoder(nn.Module):
     """Layers in a row over the concatenation of all inputs: the observation, or observation and action."""
 
+    wiring = "series"
+
     def __init__(self, **layers: nn.Module) -> None:
         super().__init__()
         for name, layer in layers.items():
@@ -91,6 +88,8 @@ class Encoder(nn.Module):
 
 class GaussianHead(nn.Module):
     """(B, width) -> (B, 2 · actions): the mean before tanh, then the raw log-std; see `squashed_gaussian`."""
+
+    wiring = "parallel"
 
     def __init__(self, width: int, actions: int) -> None:
         super().__init__()

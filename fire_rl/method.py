@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -14,8 +14,9 @@ from fire_rl.fire import ProjectionReport, compare_weights
 from fire_rl.names import unknown_name
 
 TargetPolicy = Literal["copy", "touched", "same", "keep"]
-OptimizerPolicy = Literal["keep", "clear", "recreate"]
+OptimizerPolicy = Literal["keep", "clear", "recreate", "touched"]
 TemperaturePolicy = Literal["keep", "init"]
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Learner(Protocol):
@@ -29,27 +30,51 @@ class Learner(Protocol):
     target: nn.Module | None
     optimizer: torch.optim.Optimizer
     initial: Mapping[str, Tensor]  # state_dict of `online` at step 0, on its device
+    generator: torch.Generator  # on the CPU; of what methods draw between events, nothing else uses it
 
     def fresh(self, generator: torch.Generator) -> nn.Module:
         """A newly initialised twin of the network as it was built, on the same device."""
         ...
 
+    def inputs(self, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """What `online` is called with on `rows` transitions from the replay memory, as in training."""
+        ...
+
+    def loss(self, rows: int, generator: torch.Generator) -> Tensor:
+        """The agent's own loss of `online` on `rows` transitions, with a graph and without the methods'."""
+        ...
+
 
 @dataclass
 class ResetMethod:
-    """Base class of all reset methods: subclass, override `apply`, `@register("name")`.
+    """Base class of all reset methods: subclass, override the one thing it does, `@register("name")`.
 
-    The fields below say what happens to the rest of a learner's state; every method has them, agents give
-    them defaults (their `paper` and `harmonised` presets), and a run's configuration records them.
+    A method that acts at scheduled events overrides `apply`. One that acts in every update overrides hooks of
+    training, which a learner calls in the order `penalty`, `after_backward`, `after_update`; one that changes
+    what is built overrides `build` or `make_optimizer`. Every hook does nothing by default.
+
+    The fields below say what happens to the rest of a learner's state at an event; every method has them,
+    agents give them defaults (their `paper` and `harmonised` presets), and the record of a run holds them.
     """
 
     name: ClassVar[str] = ""
+    acts_only_at_events: ClassVar[bool] = True
+    """Whether training before the first event is that of a run without the method (so it can be shared)."""
+    needs_activations: ClassVar[bool] = False
+    """Whether `after_update` shall get the activations of the batch that was learnt from."""
+    default_schedule: ClassVar[Mapping[str, Any]] = {"at": (0.5,)}
+    """When the method fires unless the run says: arguments of `fire_rl.Schedule`; empty: at no event."""
+    must_precede: ClassVar[frozenset[str]] = frozenset()
+    """Names of methods that cannot come before this one when several are combined."""
+    inserts_norms: ClassVar[bool] = False
+    """Whether `build` puts norm layers before the activations: only one method of a run may."""
 
     target: TargetPolicy = "copy"
     """Target network: `copy` all online values, copy the `touched` tensors only, do the `same` operation on
     the target's own values with the same random numbers, or `keep` it."""
     optimizer: OptimizerPolicy = "recreate"
-    """Optimiser state: `keep` it, `clear` the moments but keep the step count, or `recreate` it as new."""
+    """Optimiser state: `keep` it, `clear` the moments but keep the step count, `recreate` it as new, or
+    recreate that of the `touched` tensors only."""
     temperature: TemperaturePolicy = "keep"
     """SAC's temperature and its optimiser: `keep` or back to their `init` values. No effect on DQN."""
 
@@ -60,10 +85,47 @@ class ResetMethod:
         `generator` (a CPU generator). Gradients are off.
         """
 
+    def build(self, network: nn.Module, generator: torch.Generator) -> None:
+        """Change the architecture of a network that was just drawn (on the CPU): replace its submodules.
+
+        Called for the online network, its target and every fresh twin. Raises ValueError, naming the layer
+        and the reason, for a network that the method does not fit.
+        """
+
+    def make_optimizer(self, learner: Learner, default: OptimizerFactory) -> torch.optim.Optimizer | None:
+        """The optimiser of `learner.online`; None: the agent's own, which `default` builds of parameters."""
+        return None
+
+    def attach(self, learner: Learner) -> None:
+        """Take up a new `learner`: snapshots, counters. Raises ValueError if the method does not fit it."""
+
+    def penalty(self, learner: Learner) -> Tensor | None:
+        """A term that is added to the loss of `learner` in every update, or None."""
+        return None
+
+    def after_backward(self, learner: Learner) -> None:
+        """Gradients are there, the optimiser has not stepped."""
+
+    def after_update(self, learner: Learner, activations: Mapping[str, Tensor]) -> None:
+        """The optimiser has stepped. Gradients are off.
+
+        Args:
+            activations: outputs of the hidden units by the name of their activation module, on the batch that
+                was learnt from; empty unless `needs_activations`.
+        """
+
     @torch.no_grad()
     def reset(self, learner: Learner, generator: torch.Generator) -> LearnerReport:
         """Fire once on `learner`: weights, then target, then optimiser. Returns what changed."""
         started = time.perf_counter()
+        before = {name: p.clone() for name, p in learner.online.named_parameters()}
+        touched = self.fire(learner, generator)
+        seconds = time.perf_counter() - started
+        weights = compare_weights(before, learner.online)
+        return LearnerReport(learner=learner.name, touched=touched, weights=weights, seconds=seconds)
+
+    def fire(self, learner: Learner, generator: torch.Generator) -> list[str]:
+        """The event itself, without its report; returns the names of the parameters that were written."""
         # Clones, and autograd's version counters: a tensor written with the value it had counts as touched.
         before = {name: (p, p.clone(), p._version) for name, p in learner.online.named_parameters()}
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -78,17 +140,31 @@ class ResetMethod:
                 self.apply(learner.target, learner, torch.Generator().manual_seed(seed))
             elif self.target != "keep":
                 _copy(learner.online, learner.target, only=touched if self.target == "touched" else None)
-        reset_optimizer(learner.optimizer, self.optimizer)
-        seconds = time.perf_counter() - started
-        weights = compare_weights({name: old for name, (_, old, _) in before.items()}, learner.online)
-        return LearnerReport(learner=learner.name, touched=touched, weights=weights, seconds=seconds)
+        reset_optimizer(learner.optimizer, self.optimizer, [before[name][0] for name in touched])
+        return touched
+
+    def options(self) -> dict[str, Any]:
+        """The options as plain values, as a run's configuration records them."""
+        known = {f.name for f in fields(self) if f.init}
+        return {name: value for name, value in asdict(self).items() if name in known}
 
     def state_dict(self) -> dict[str, Any]:
         """The method's own state for a checkpoint: nested dicts of tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`, once the learners have been attached and have loaded their own."""
+
+
+@dataclass
+class ContinuousMethod(ResetMethod):
+    """Base of methods that act in every update; an event, should one be scheduled, keeps all the rest."""
+
+    acts_only_at_events: ClassVar[bool] = False
+    default_schedule: ClassVar[Mapping[str, Any]] = {}
+
+    target: TargetPolicy = "keep"
+    optimizer: OptimizerPolicy = "keep"
 
 
 @dataclass(frozen=True)
@@ -101,14 +177,19 @@ class LearnerReport:
     seconds: float
 
 
-def reset_optimizer(optimizer: torch.optim.Optimizer, policy: OptimizerPolicy) -> None:
+def reset_optimizer(
+    optimizer: torch.optim.Optimizer, policy: OptimizerPolicy, touched: Iterable[Tensor] = ()
+) -> None:
     """Apply `policy` to the state of `optimizer` in place, so that captured graphs keep their addresses.
 
     A state of zeros with step 0 is what Adam builds on its first step: `recreate` equals a new optimiser.
     """
     if policy == "keep":
         return
-    for state in optimizer.state.values():
+    chosen = {id(parameter) for parameter in touched}
+    for parameter, state in optimizer.state.items():
+        if policy == "touched" and id(parameter) not in chosen:
+            continue
         for key, value in state.items():
             if isinstance(value, Tensor) and not (policy == "clear" and key == "step"):
                 value.zero_()
@@ -146,7 +227,14 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> type[ResetMethod]:
-    """The class registered under `name`. Raises ValueError naming the nearest known names."""
+    """The class registered under `name`; of `a+b` the composition of a and b in this order.
+
+    Raises ValueError naming the nearest known names, or saying why methods do not go together.
+    """
+    if "+" in name:
+        from fire_rl.composition import composition_class
+
+        return composition_class(name)
     if name not in _REGISTRY:
         raise unknown_name("reset method", name, method_names())
     return _REGISTRY[name]

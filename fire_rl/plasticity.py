@@ -67,19 +67,22 @@ def gradient_measures(
         `gradient_norm` = ‖∇L‖. `effective_learning_rate`: ‖g_l‖/‖w_l‖ of each tensor, averaged with its
         number of entries as weight, without tensors that are zero (Lyle et al., NeurIPS 2024).
         `gradient_dormant_ratio`: fraction of units with E|∂L/∂h_i| at most `tau` of the mean of their layer
-        and member (GraMa, Liu et al., NeurIPS 2025); NaN without activation modules.
+        and member (GraMa, Liu et al., NeurIPS 2025), h_i taken before the nonlinearity, as the gradient of
+        the incoming weights sees it: a dead ReLU has none. NaN without activation modules.
         `update_ratio` = ‖θ_{t+1} − θ_t‖/‖θ_t‖ if there is an optimiser: the faithful one for Adam.
     """
-    outputs: dict[str, Tensor] = {}
+    units: dict[str, Tensor] = {}
 
-    def tap(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            if output.requires_grad:
-                outputs[name] = output
+    def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if not inputs[0].requires_grad:
+                return None
+            units[name] = inputs[0]
+            return (inputs[0].clone(),)  # an in-place activation would overwrite it
 
         return hook
 
-    handles = [child.register_forward_hook(tap(name)) for name, child in activation_modules(module)]
+    handles = [child.register_forward_pre_hook(tap(name)) for name, child in activation_modules(module)]
     parameters = [p for p in module.parameters() if p.requires_grad]
     try:
         with same_generators(tuple(parameters)), torch.enable_grad():
@@ -87,7 +90,7 @@ def gradient_measures(
     finally:
         for handle in handles:
             handle.remove()
-    wanted = [*parameters, *outputs.values()]
+    wanted = [*parameters, *units.values()]
     gradients = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
     of_parameters, of_units = gradients[: len(parameters)], gradients[len(parameters) :]
     rates, sizes = [], []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from fire_rl.agents import ResetReport
@@ -17,7 +16,7 @@ def event_row(
     row = {
         **clock,
         "method": label,
-        "options": {"name": method.name, **asdict(method)},
+        "options": {"name": method.name, **method.options()},
         "before": _by_learner(report.before),
         "after": _by_learner(report.after),
         "output_change": dict(report.output_change),

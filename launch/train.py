@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from fire_rl.agents import AGENTS
-from fire_rl.envs import make_env
+from fire_rl.envs import VectorEnv, make_env
 from fire_rl.launch.checkpoint import checkpoints, load_latest, save_checkpoint
+from fire_rl.launch.chunks import ChunkStore
 from fire_rl.launch.config import RunConfig
 from fire_rl.launch.evaluate import Evaluator
 from fire_rl.launch.fork import Trunk, load_trunk, needs_trunk
@@ -32,7 +33,8 @@ ROLES = ("agent", "env", "reset", "probe", "evaluation")  # who draws random num
 class Run:
     """A run in progress: all that a checkpoint holds, and the loop over it."""
 
-    record: RunDirectory  # both set when the attempt begins
+    record: RunDirectory  # all three set when the attempt begins
+    chunks: ChunkStore
     tracker: Tracker
 
     def __init__(self, config: RunConfig) -> None:
@@ -40,15 +42,17 @@ class Run:
         self.config = config
         self.device = config.torch_device()
         self.seeds = dict(zip(ROLES, np.random.SeedSequence(run.seed).spawn(len(ROLES)), strict=True))
-        self.env = make_env(run.env, run.num_envs, **asdict(config.env))
+        self.env = make_envs(config, run.num_envs)
         self.schedule = config.schedule(self.env.action_repeat)
         self.method = config.method
-        self.agent = AGENTS[run.agent].make(self.env, config.agent, self.seeds["agent"], self.device)
+        self.agent = AGENTS[run.agent].make(
+            self.env, config.agent, self.seeds["agent"], self.device, self.method
+        )
         self.reset_rng = torch.Generator().manual_seed(int(self.seeds["reset"].generate_state(1)[0]))
         self.probe_rng = np.random.default_rng(self.seeds["probe"])
         self.interrupt = Interrupt()
         self.evaluator = Evaluator(
-            lambda n: make_env(run.env, n, **asdict(config.env)), run.eval_episodes, self.interrupt.check
+            lambda n: make_envs(config, n), run.eval_episodes, self.interrupt.check
         )
         self.meter = Meter()
         self.observation = self.env.reset(self.seeds["env"])
@@ -173,7 +177,8 @@ class Run:
     def checkpoint(self, final: bool = False) -> Path | None:
         """Write a checkpoint; when that fails, say so and go on with the one before it.
 
-        A `final` one is for evaluation: it leaves out the replay memory, most of what there is to write.
+        A `final` one is for evaluation: it leaves out the replay memory, most of what there is to write, and
+        removes the one before it, which is needed no more.
         """
         self.meter.check(self.agent.updates)  # a state that is not finite must not replace a good one
         agent = self.agent.state_dict()
@@ -197,7 +202,8 @@ class Run:
         }
         self.saved = time.monotonic()
         try:
-            return save_checkpoint(self.record.checkpoints, self.agent.agent_steps, components)
+            steps, keep = self.agent.agent_steps, 1 if final else 2
+            return save_checkpoint(self.record.checkpoints, steps, components, self.chunks, keep)
         except OSError as error:
             message = f"no checkpoint at agent step {self.agent.agent_steps} ({error}); the run goes on"
             print(f"warning: {message}", file=sys.stderr)
@@ -226,6 +232,7 @@ class Run:
         """Take over all of a checkpoint but what a branch has for itself: schedule and method."""
         memory = state.get("memory", self.agent.memory.state_dict())  # a final one has none, nor needs it
         self.agent.load_state_dict({**state["agent"], "memory": memory})
+        self.chunks.adopt(state["memory"]["chunks"] if "memory" in state else ())
         self.env.load_state_dict(state["env"])
         loop = state["loop"]
         self.observation = loop["observation"]
@@ -274,7 +281,7 @@ def _attempt(run: Run, record: RunDirectory, trunk: Trunk | None) -> int:
     """Restore, loop, save; leaves the final status in the record and returns the exit code."""
     options = run.config.run
     state: State
-    run.record = record
+    run.record, run.chunks = record, ChunkStore(record.checkpoints)
     resumed = run.restore(trunk)
     announce(run, resumed)
     run.tracker = tracker = Tracker(record, wandb=options.wandb, project=options.wandb_project)
@@ -312,6 +319,14 @@ def announce(run: Run, resumed: bool) -> None:
         f" on {memory.storage_device}",
         file=sys.stderr,
     )
+
+
+def make_envs(config: RunConfig, num_envs: int) -> VectorEnv:
+    """The environments of `config`, in another number: no more workers than there are environments."""
+    options = asdict(config.env)
+    if "workers" in options:
+        options["workers"] = min(options["workers"], num_envs)
+    return make_env(config.run.env, num_envs, **options)
 
 
 def _crossed(before: int, now: int, period: int) -> bool:

@@ -14,7 +14,6 @@ from torch import nn
 from fire_rl.agents.networks import Network
 from fire_rl.agents.simba import (
     Body,
-    EnsembleLayerNorm,
     EnsembleLinear,
     MlpBody,
     SimbaBody,
@@ -22,6 +21,7 @@ from fire_rl.agents.simba import (
     gaussian_actor,
     squashed_gaussian,
 )
+from fire_rl.layers import EnsembleLayerNorm
 from fire_rl.layout import weight_matrices
 
 OBS, ACT = 7, 3
