@@ -20,6 +20,7 @@ USAGE_ERROR = 2
 COMMANDS = {
     "train": "one run: an agent learns in an environment, a method resets it",
     "bench": "many runs: all missing jobs of a suite, then its figure",
+    "status": "how the runs of a folder stand: what runs, what failed, how long still",
     "plot": "the figures of recorded runs",
     "report": "one HTML file to read and to send",
     "compare": "two folders of records: differences with intervals",

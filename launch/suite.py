@@ -1,56 +1,88 @@
-"""Suites: named benchmarks as TOML files, their jobs, and the local execution of what is missing."""
+"""Suites: named benchmarks as TOML files. docs/suites.md describes the format."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import shlex
-import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from fire_rl.launch.config import RunConfig, default_config, located, make_config
-from fire_rl.launch.engines.local import run_jobs
+from fire_rl.envs import split_name
+from fire_rl.launch.config import RunConfig, RunOptions, check_name, located, make_config
+from fire_rl.method import method_names
 from fire_rl.names import unknown_name
-from fire_rl.results.figures import Panel, plot_learning_curves
-from fire_rl.results.store import find_runs, load_run
+from fire_rl.results.curves import Returns
+from fire_rl.results.figures import Panel
+from fire_rl.results.learning_curves import Overlay
 
-GROUP_LISTS = {"envs": "env", "methods": "method", "seeds": "seed"}  # product over these
+Settings = Mapping[str, Any]
+
 SUITE_FILE = "suite.toml"  # a copy of the suite beside its runs
+GROUP_LISTS = {"envs": "env", "methods": "method", "seeds": "seed"}  # a group is the product over these
 FIGURE_KEYS = ("title", "note", "returns", "bin_steps")
+SUITE_KEYS = ("summary", "overlay", "group")  # of the whole suite; other keys may stand there or in a group
+NOT_IN_SUITES = ("out", "run_dir", "fresh", "fork_from", "stop_at")  # the launcher decides these
+RUN_KEYS = tuple(f.name for f in fields(RunOptions) if f.name not in NOT_IN_SUITES)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line changes in a suite. Empty: as the suite says."""
+
+    envs: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()  # by label or name as in the suite; others are added with their defaults
+    seeds: tuple[int, ...] = ()
+    settings: Settings = field(default_factory=dict)  # options of every run, such as agent_steps
+
+
+AS_WRITTEN = Overrides()
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A benchmark: jobs (environments × methods × seeds, per group) and panels of its figure."""
+    """A benchmark: runs (environments × methods × seeds, per group) and the panels of its figure."""
 
     name: str
     summary: str
-    groups: tuple[Mapping[str, Any], ...]
+    overlay: Overlay  # "paper": the figure shows the paper's own curves too
+    groups: tuple[Settings, ...]
     text: str  # of the file
 
-    def jobs(self, out: Path) -> list[RunConfig]:
-        """Every run of the suite, recorded below `out`. Raises ValueError for what cannot be run."""
-        return [
-            located(make_config({**settings, "out": out}))
-            for group in self.groups
-            for settings in _product(group)
-        ]
+    def configs(self, out: Path, overrides: Overrides = AS_WRITTEN) -> list[RunConfig]:
+        """Every run of the suite, recorded below `out`.
+
+        Raises:
+            ValueError: for what cannot be run, naming the suite and what is wrong with it.
+        """
+        groups = _overridden(self, overrides)
+        try:
+            configs = [
+                located(make_config({**settings, "out": out}))
+                for group in groups
+                for settings in _product(group)
+            ]
+        except ValueError as error:
+            raise ValueError(f"suite {self.name}: {error}") from error
+        seen: dict[Path, RunConfig] = {}
+        for config in configs:
+            if seen.setdefault(config.path, config) != config:
+                raise ValueError(
+                    f"suite {self.name}: two different runs would both be recorded in {config.path}; "
+                    "tell their methods apart by labels"
+                )
+        return list(seen.values())
 
     def panels(self) -> dict[tuple[str, str], Panel]:
         """How the runs of each (agent, environment) are drawn."""
         panels = {}
         for group in self.groups:
-            facts = {k: group[k] for k in FIGURE_KEYS if k in group}
-            for settings in _product(group):
-                agent, env = (
-                    v["name"] if isinstance(v, dict) else v for v in (settings["agent"], settings["env"])
-                )
-                panels[agent, env] = Panel(**{"title": env.split("/")[1], **facts})
+            facts = {key: group[key] for key in FIGURE_KEYS if key in group}
+            for env in map(_name_of, _list(group, "envs")):
+                title = env.partition("/")[2]
+                panels[_name_of(group["agent"]), env] = Panel(**{"title": title, **facts})
         return panels
 
 
@@ -74,42 +106,29 @@ def load_suite(name: str) -> Suite:
     else:
         raise unknown_name("suite", name, suite_names())
     try:
-        content = tomllib.loads(text)
+        return parse_suite(Path(name).stem, text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"suite {name} is not valid TOML: {error}") from None
-    groups = content.get("group", [])
-    if not isinstance(groups, list) or not groups:
-        raise ValueError(f"suite {name} has no [[group]] of runs")
-    for group in groups:
-        for key in ("agent", "methods", "seeds"):
-            if key not in group:
-                raise ValueError(f"suite {name}: a group needs {key!r}")
-    return Suite(Path(name).stem, str(content.get("summary", "")), tuple(groups), text)
+    except ValueError as error:
+        raise ValueError(f"suite {name}: {error}") from None
 
 
-def bench(name: str, out: Path, workers: int, dry_run: bool) -> int:
-    """Run the jobs of a suite that are not finished, then draw its figure; returns the exit code."""
-    suite = load_suite(name)
-    folder = out / suite.name
-    jobs = suite.jobs(folder)
-    if dry_run:
-        for job in jobs:
-            print(shlex.join(["fire-rl", *train_command(job)]))
-        return 0
-    todo = [job for job in jobs if not _is_finished(job.path)]
-    print(
-        f"{suite.name}: {len(jobs)} runs, {len(jobs) - len(todo)} of them finished, in {folder}",
-        file=sys.stderr,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SUITE_FILE).write_text(suite.text)
-    failed = run_jobs({job.path: train_command(job) for job in todo}, workers or os.cpu_count() or 1)
-    for path, reason in failed.items():
-        print(f"failed: {path}: {reason}", file=sys.stderr)
-    if any(_is_finished(job.path) for job in jobs):
-        image = folder / f"{suite.name}.png"
-        print(plot_learning_curves(find_runs(folder), image, panels=suite.panels()))
-    return 1 if failed else 0
+def parse_suite(name: str, text: str) -> Suite:
+    """The suite that `text` (TOML) describes. Raises ValueError for an unknown, missing or wrong key."""
+    content = tomllib.loads(text)
+    groups = content.get("group", [{}])
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError("write a group of runs as [[group]], with two brackets")
+    common = {key: value for key, value in content.items() if key not in SUITE_KEYS}
+    overlay = content.get("overlay")
+    if overlay not in (None, "paper"):
+        raise ValueError(f'overlay can be "paper", not {overlay!r}')
+    for key in (key for table in (common, *groups) for key in table):
+        check_name("key", key, (*SUITE_KEYS, "agent", *GROUP_LISTS, *RUN_KEYS, *FIGURE_KEYS))
+    merged = tuple({"threads": 1, **common, **group} for group in groups)
+    for group in merged:
+        _check_group(group)
+    return Suite(name, str(content.get("summary", "")), overlay, merged, text)
 
 
 def panels_of(folder: Path) -> dict[tuple[str, str], Panel]:
@@ -118,42 +137,86 @@ def panels_of(folder: Path) -> dict[tuple[str, str], Panel]:
     return load_suite(str(file)).panels() if file.exists() else {}
 
 
-def train_command(config: RunConfig) -> list[str]:
-    """The words after `fire-rl` that run `config`: its names, and every option that is not the default."""
-    run = config.run
-    base = default_config(run.agent, run.env, run.method, run.preset)
-    words = ["train", "--agent", run.agent, "--env", run.env, "--method", run.method]
-    words += _flags(run, base.run, "", skip=("agent", "env", "method"))
-    for part in ("agent", "env", "method"):
-        words += _flags(getattr(config, part), getattr(base, part), f"{part}.")
-    return words
+def _check_group(group: Settings) -> None:
+    if "agent" not in group:
+        raise ValueError('a group needs an agent, such as agent = "dqn"')
+    for many, one in GROUP_LISTS.items():
+        if (many in group) == (one in group):
+            raise ValueError(f"a group needs {many} = [...], or one {one}")
+        if not isinstance(_list(group, many), list) or not _list(group, many):
+            raise ValueError(f"{many} is a list of at least one value, not {group[many]!r}")
+    if group.get("returns", "training") not in get_args(Returns):
+        raise ValueError(f"returns is one of {', '.join(get_args(Returns))}, not {group['returns']!r}")
 
 
-def _flags(options: Any, default: Any, prefix: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
-    for item in fields(options):
-        value = getattr(options, item.name)
-        if item.name in skip or value == getattr(default, item.name):
-            continue
-        flag = f"{prefix}{item.name.replace('_', '-')}"
-        if isinstance(value, bool):
-            parent, _, last = flag.rpartition(".")
-            yield (
-                f"--{parent}.{'' if value else 'no-'}{last}"
-                if parent
-                else f"--{'' if value else 'no-'}{last}"
-            )
-        else:
-            yield f"--{flag}"
-            yield from map(str, value if isinstance(value, tuple) else (value,))
+def _overridden(suite: Suite, overrides: Overrides) -> list[dict[str, Any]]:
+    """The groups with the changes of the command line."""
+    groups = [dict(group) for group in suite.groups]
+    for group in groups:
+        if overrides.seeds:
+            group.pop("seed", None)
+            group["seeds"] = list(overrides.seeds)
+        if overrides.methods:
+            group["methods"] = _chosen_methods(_list(group, "methods"), overrides.methods)
+            group.pop("method", None)
+        group.update(overrides.settings)
+    return _with_envs(groups, overrides.envs) if overrides.envs else groups
 
 
-def _product(group: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _chosen_methods(listed: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """The entries of `listed` with these labels or names; what the suite does not list by its defaults."""
+    chosen = []
+    for name in names:
+        entries = [entry for entry in listed if name in (_label_of(entry), _name_of(entry))]
+        if not entries:
+            labels = [_label_of(entry) for entry in listed]
+            check_name("reset method", name, dict.fromkeys((*labels, *method_names())))
+        chosen += entries or [name]
+    return chosen
+
+
+def _with_envs(groups: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The groups with only these environments: each goes where it is listed, or else to the first group
+    that has environments of its family."""
+    found: list[list[Any]] = [[] for _ in groups]
+    for name in names:
+        family = split_name(name)[0]
+        listed = [_list(group, "envs") for group in groups]
+        at = [i for i, envs in enumerate(listed) if name in map(_name_of, envs)]
+        at = at or [i for i, envs in enumerate(listed) if family in map(_family_of, envs)][:1]
+        if not at:
+            raise unknown_name("environment", name, [_name_of(env) for envs in listed for env in envs])
+        for i in at:
+            found[i] += [env for env in listed[i] if _name_of(env) == name] or [name]
+    return [
+        {**{k: v for k, v in group.items() if k != "env"}, "envs": envs}
+        for group, envs in zip(groups, found, strict=True)
+        if envs
+    ]
+
+
+def _product(group: Settings) -> Iterator[dict[str, Any]]:
     """The settings of every run of a group."""
-    common = {k: v for k, v in group.items() if k not in GROUP_LISTS and k not in FIGURE_KEYS}
-    lists = [group[key] if key in group else [group[single]] for key, single in GROUP_LISTS.items()]
-    for values in itertools.product(*lists):
-        yield {**common, **dict(zip(GROUP_LISTS.values(), values, strict=True))}
+    common = {k: v for k, v in group.items() if k not in (*GROUP_LISTS, *GROUP_LISTS.values(), *FIGURE_KEYS)}
+    for values in itertools.product(*(_list(group, key) for key in GROUP_LISTS)):
+        settings = {**common, **dict(zip(GROUP_LISTS.values(), values, strict=True))}
+        if isinstance(method := settings["method"], Mapping) and "label" in method:
+            settings["label"] = method["label"]
+            settings["method"] = {key: value for key, value in method.items() if key != "label"}
+        yield settings
 
 
-def _is_finished(path: Path) -> bool:
-    return (path / "config.json").exists() and load_run(path).status.state == "finished"
+def _list(group: Settings, many: str) -> Any:
+    return group[many] if many in group else [group[GROUP_LISTS[many]]]
+
+
+def _name_of(value: Any) -> str:
+    return str(value.get("name", "")) if isinstance(value, Mapping) else str(value)
+
+
+def _family_of(env: Any) -> str:
+    return _name_of(env).partition("/")[0]
+
+
+def _label_of(method: Any) -> str:
+    return str(method["label"]) if isinstance(method, Mapping) and "label" in method else _name_of(method)

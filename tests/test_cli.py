@@ -10,7 +10,7 @@ import pytest
 from fire_rl.launch import cli
 from fire_rl.launch.commands.train import parse
 from fire_rl.launch.config import located, make_config
-from fire_rl.launch.suite import train_command
+from fire_rl.launch.command_line import train_command
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

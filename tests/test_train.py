@@ -123,7 +123,7 @@ def test_the_event_is_recorded_where_it_was_asked_for(tmp_path: Path) -> None:
 
 
 def command(out: Path, settings: dict[str, Any], **changes: Any) -> list[str]:
-    from fire_rl.launch.suite import train_command
+    from fire_rl.launch.command_line import train_command
 
     config = located(make_config({**settings, "out": out, **changes}))
     return [sys.executable, "-m", "fire_rl.launch.cli", *train_command(config)]
@@ -241,3 +241,11 @@ def test_returns_are_raw_and_of_full_episodes(tmp_path: Path) -> None:
     )  # CartPole pays 1 a step
     for row in load_run(path).rows("eval"):
         assert len(row["returns"]) == 2 and row["return"] == np.mean(row["returns"])
+
+
+def test_more_workers_than_evaluation_environments(tmp_path: Path) -> None:
+    """Workers change neither the results nor, being fewer there, the evaluation."""
+    atari = {**ASTERIX, "agent_steps": 60, "eval_every": 60, "eval_episodes": 1, "eval_at_reset": False}
+    here = run(tmp_path / "a", atari)
+    there = run(tmp_path / "b", atari, env={"name": "atari/Asterix", "workers": 2})
+    assert rows(here) == rows(there) and rows(here)["eval"]

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
+
+from fire_rl.launch.bench import Launch, bench, describe
+from fire_rl.launch.config import WandbMode
+from fire_rl.launch.engines.local import LocalWorkers, default_workers, visible_gpus
+from fire_rl.launch.engines.pool import run_jobs
+from fire_rl.launch.engines.slurm import SlurmOptions, scripts, submit
+from fire_rl.launch.plan import Job, Plan, make_plan
+from fire_rl.launch.suite import Overrides, load_suite
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Options of the engine `ray`."""
+
+    address: str = "local"
+    """`local` starts a cluster on this machine, `auto` finds a running one, or give host:port."""
 
 
 @dataclass(frozen=True)
@@ -16,15 +34,95 @@ class Options:
     """Name of a built-in suite (`fire-rl suites`), or a TOML file of your own."""
     out: Path = Path("runs")
     """Folder of the records; the suite's go to OUT/SUITE."""
-    workers: int = 0
-    """Runs at a time; 0: one per CPU core."""
+
+    envs: tuple[str, ...] = ()
+    """Only these environments; also ones that the suite does not list."""
+    methods: tuple[str, ...] = ()
+    """Only these methods, by label or name; also ones that the suite does not list, with their defaults."""
+    seeds: tuple[str, ...] = ()
+    """These seeds instead of the suite's."""
+    agent_steps: int | None = None
+    """This length of every run."""
+    eval_every: int | None = None
+    """Agent steps between evaluations; 0: none."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints."""
+    device: str | None = None
+    """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads per run. Results are bit-identical only for equal numbers."""
+    wandb: WandbMode | None = None
+    """Weights & Biases: offline, online or disabled."""
+
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """Who starts the runs: this process, a Ray cluster, or SLURM (jobs are submitted, and that is all)."""
+    workers: int | Literal["auto"] = "auto"
+    """Runs at a time; auto: --per-gpu on each GPU, or as many as the cores have threads for."""
+    per_gpu: int = 4
+    """Runs that share a GPU."""
+    retries: int = 2
+    """How often a failed run is started again, from its last checkpoint, without having got any further."""
+    fork: bool = True
+    """Train what is the same before the first reset once for all methods."""
     dry_run: bool = False
-    """Print the jobs and do nothing."""
+    """Print the jobs, what they take and what forking saves, and do nothing."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    ray: RayOptions = field(default_factory=RayOptions)
 
 
 def main(argv: list[str]) -> int:
     """Run the suite."""
     options = tyro.cli(Options, args=argv, prog="fire-rl bench")
-    from fire_rl.launch.suite import bench
+    suite = load_suite(options.suite)
+    folder = options.out / suite.name
+    configs = suite.configs(folder, _overrides(options))
+    plan = make_plan(configs, folder, options.fork)
+    workers, launch = _engine(options, plan, folder)
+    if options.dry_run:
+        if options.engine == "slurm":
+            print("\n".join(scripts(plan.jobs, folder, options.slurm)))
+        else:
+            print(describe(suite, plan, configs, min(workers, len(plan.jobs))))
+        return 0
+    return bench(suite, folder, plan, launch)
 
-    return bench(options.suite, options.out, options.workers, options.dry_run)
+
+def _overrides(options: Options) -> Overrides:
+    names = ("agent_steps", "eval_every", "checkpoint_minutes", "device", "threads", "wandb")
+    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    try:
+        seeds = tuple(map(int, _split(options.seeds)))
+    except ValueError:
+        raise ValueError(f"--seeds takes whole numbers, not {' '.join(options.seeds)}") from None
+    return Overrides(_split(options.envs), _split(options.methods), seeds, settings)
+
+
+def _engine(options: Options, plan: Plan, folder: Path) -> tuple[int, Launch]:
+    """How many runs there are at a time, and what runs them."""
+    for name in ("per_gpu", "workers"):
+        value = getattr(options, name)
+        if value != "auto" and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if options.engine == "slurm":
+        return options.slurm.at_a_time, lambda jobs, tick: submit(jobs, folder, options.slurm)
+    cpu_only = options.device == "cpu"
+    gpus = [] if cpu_only else visible_gpus()
+    threads = max(job.threads for job in plan.jobs)
+    workers = options.workers
+    if workers == "auto":
+        workers = default_workers(threads, len(gpus), options.per_gpu)
+
+    def launch(jobs: Sequence[Job], tick: Callable[[dict[Path, str]], None]) -> dict[Path, str]:
+        if options.engine == "local":
+            return run_jobs(jobs, LocalWorkers(workers, gpus), folder, options.retries, tick)
+        from fire_rl.launch.engines.ray import RayWorkers
+
+        with RayWorkers(options.ray.address, 0.0 if cpu_only else 1 / options.per_gpu) as cluster:
+            return run_jobs(jobs, cluster, folder, options.retries, tick)
+
+    return workers, launch
+
+
+def _split(values: tuple[str, ...]) -> tuple[str, ...]:
+    """`a,b c` as a, b, c."""
+    return tuple(part for value in values for part in value.split(",") if part)

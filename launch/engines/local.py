@@ -10,91 +10,95 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from fire_rl.launch.plan import Job
 
-from fire_rl.results.store import load_run
-
-POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
 
 
-def run_jobs(jobs: Mapping[Path, Sequence[str]], workers: int) -> dict[Path, str]:
-    """Run `fire-rl WORDS` for every run directory, `workers` at a time; returns the failed ones and why.
+class LocalWorkers:
+    """Processes on this machine; on one with GPUs, each belongs to a slot of a GPU.
 
-    The output of a run goes to stdout.log in its directory. A run that fails leaves the others alone. On
-    Ctrl-C every run saves its state; when this process dies, however it dies, so do they.
-
-    Raises:
-        KeyboardInterrupt: after all runs have saved their state.
+    Args:
+        workers: processes at a time.
+        gpus: names of the GPUs as in CUDA_VISIBLE_DEVICES; empty: runs see what this process sees.
     """
-    waiting = list(jobs.items())[::-1]
-    running: dict[subprocess.Popen[bytes], Path] = {}
-    failed: dict[Path, str] = {}
-    console = Console(stderr=True)
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    path, words = waiting.pop()
-                    running[_start(path, words)] = path
-                for process in [p for p in running if p.poll() is not None]:
-                    path = running.pop(process)
-                    if process.returncode:
-                        failed[path] = _reason(path, process.returncode)
-                    if not console.is_terminal:
-                        print(f"{'failed' if path in failed else 'finished'}: {path}", file=sys.stderr)
-                if console.is_terminal:
-                    live.update(_table(list(running.values()), len(waiting)), refresh=True)
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            for process in running:
-                process.send_signal(signal.SIGTERM)
-            for process in running:
-                process.wait()
-            raise
-    return failed
+
+    def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
+        per_gpu = -(-workers // len(gpus)) if gpus else 0
+        slots: list[str | None] = [gpu for _ in range(per_gpu) for gpu in gpus]
+        self._free = (slots or [None] * workers)[:workers]
+        self._slot: dict[subprocess.Popen[bytes], str | None] = {}
+
+    def has_room(self, job: Job) -> bool:
+        """Whether a slot is free."""
+        return bool(self._free)
+
+    def start(self, job: Job) -> subprocess.Popen[bytes]:
+        """Start `job` in a free slot."""
+        gpu = self._free.pop(0)
+        process = start_process(job, {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        self._slot[process] = gpu
+        return process
+
+    def exit_code(self, handle: subprocess.Popen[bytes]) -> int | None:
+        """None while it runs; −n when signal n ended it."""
+        code = handle.poll()
+        if code is not None:
+            self._free.insert(0, self._slot.pop(handle))
+        return code
+
+    def stop(self, handles: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Ask all of them to save their state, and wait until they have."""
+        for process in handles:
+            process.send_signal(signal.SIGTERM)
+        for process in handles:
+            process.wait()
+            self._free.insert(0, self._slot.pop(process))
 
 
-def _start(path: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "stdout.log").open("ab") as log:
+def start_process(job: Job, environment: dict[str, str], cwd: Path = Path()) -> subprocess.Popen[bytes]:
+    """Start `fire-rl` on `job` in `cwd`: its output goes to stdout.log, and it ends when we do (Linux).
+
+    Call it from the main thread: the kernel ties a child to the thread that started it.
+    """
+    launcher = os.getpid()
+
+    def follow_launcher() -> None:
+        """In the child: a session of its own (Ctrl-C reaches it through us), and SIGTERM when we die."""
+        os.setsid()
+        if _LIBC is not None:
+            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != launcher:  # too late: we died in between
+                os._exit(1)
+
+    threads = {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
+    (cwd / job.path).mkdir(parents=True, exist_ok=True)
+    with (cwd / job.path / "stdout.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "fire_rl.launch.cli", *words],
+            [sys.executable, "-m", "fire_rl.launch.cli", *job.words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=_follow_parent,
+            cwd=cwd,
+            env={**os.environ, **threads, **environment},
+            preexec_fn=follow_launcher,
         )
 
 
-def _follow_parent() -> None:
-    """In the child: a session of its own (Ctrl-C reaches it through us), and SIGTERM when we die (Linux)."""
-    os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def default_workers(threads: int, gpus: int, per_gpu: int) -> int:
+    """How many runs at a time: `per_gpu` on each GPU, else as many as there are cores for their threads."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return gpus * per_gpu if gpus else max(1, cores // threads) if threads else 1
 
 
-def _reason(path: Path, code: int) -> str:
-    lines = [line for line in (path / "stdout.log").read_text(errors="replace").splitlines() if line.strip()]
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{lines[-1]} ({how})" if lines else how
+def visible_gpus() -> list[str]:
+    """The GPUs that runs may use, by their names for CUDA_VISIBLE_DEVICES."""
+    import torch
 
-
-def _table(paths: Sequence[Path], waiting: int) -> Table:
-    table = Table(caption=f"{waiting} waiting")
-    for column in ("run", "agent steps", "of", "%"):
-        table.add_column(column, justify="left" if column == "run" else "right")
-    for path in paths:
-        if (path / "config.json").exists():
-            status = load_run(path).status
-            share = status.agent_steps / max(1, status.total_agent_steps)
-            table.add_row(
-                str(path), f"{status.agent_steps:,}", f"{status.total_agent_steps:,}", f"{share:.0%}"
-            )
-    return table
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[:count] if given is not None else [str(index) for index in range(count)]

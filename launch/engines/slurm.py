@@ -1,0 +1,183 @@
+"""The SLURM engine: arrays of our own, a task per run, branches dependent on their trunk.
+
+Nothing stays running here: SLURM queues, starts and requeues, `fire-rl status` reads the records. A task that
+is asked to make way (SIGUSR1 shortly before its time limit, SIGTERM at a pre-emption) saves its state, is
+requeued and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fire_rl.launch.engines.pool import log_event, reason
+from fire_rl.launch.plan import Job
+
+FOLDER = "slurm"  # beside the runs: scripts, lists of jobs, what was submitted
+SUBMITTED = "submitted.jsonl"
+WARNING_SECONDS = 120  # between the signal and the time limit
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """Options of the engine `slurm`."""
+
+    partition: str = ""
+    """Partition; default: the cluster's."""
+    account: str = ""
+    """Account that is charged."""
+    time: str = "24:00:00"
+    """Time limit of a task; a run that needs longer saves its state and is requeued."""
+    gpus: int = 1
+    """GPUs per task; 0 for runs on CPUs."""
+    cpus: int = 2
+    """CPU cores per task."""
+    memory: str = "16G"
+    """Memory per task."""
+    at_a_time: int = 32
+    """Tasks of an array that may run at once."""
+    setup: str = ""
+    """A shell line to run first, such as `module load cuda`."""
+    extra: tuple[str, ...] = ()
+    """Further options of sbatch, such as --slurm.extra=--qos=long."""
+
+
+def arrays(jobs: Sequence[Job], queued: Mapping[Path, str]) -> list[list[Job]]:
+    """`jobs` as arrays: what waits for nothing, then per trunk that is yet to run its branches.
+
+    Args:
+        queued: tasks that SLURM has already, by the path of their run.
+    """
+    to_come = {job.path for job in jobs} | queued.keys()
+    groups: dict[Path | None, list[Job]] = {None: []}
+    for job in jobs:
+        groups.setdefault(job.after if job.after in to_come else None, []).append(job)
+    return [group for group in groups.values() if group]
+
+
+def script(jobs: Sequence[Job], folder: Path, name: str, options: SlurmOptions) -> str:
+    """The sbatch script of an array over the lines of `NAME.jsonl`."""
+    here = folder.absolute() / FOLDER
+    wanted = {
+        "job-name": f"fire-rl-{folder.name}",
+        "array": f"0-{len(jobs) - 1}%{options.at_a_time}",
+        "output": here / f"{name}-%a.out",
+        "open-mode": "append",
+        "requeue": None,
+        "signal": f"B:USR1@{WARNING_SECONDS}",
+        "time": options.time,
+        "cpus-per-task": options.cpus,
+        "mem": options.memory,
+        "gres": f"gpu:{options.gpus}" if options.gpus else "",
+        "partition": options.partition,
+        "account": options.account,
+    }
+    lines = [f"#SBATCH --{k}" + (f"={v}" if v is not None else "") for k, v in wanted.items() if v != ""]
+    lines += [f"#SBATCH {option}" for option in options.extra]
+    python = shlex.quote(sys.executable)
+    # exec, so that SLURM's signals reach Python itself.
+    run = f"exec {python} -m fire_rl.launch.engines.slurm {shlex.quote(str(here / name))}.jsonl"
+    body = [options.setup] if options.setup else []
+    body += [f"cd {shlex.quote(os.getcwd())}", f'{run} "$SLURM_ARRAY_TASK_ID"']
+    return "\n".join(["#!/bin/bash", *lines, *body, ""])
+
+
+def scripts(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> list[str]:
+    """What `submit` would hand to sbatch, as one text per array, with the commands as comments."""
+    texts = []
+    for number, group in enumerate(arrays(jobs, {})):
+        trunk = group[0].after
+        lines = [f"# when {trunk} has finished:"] if trunk in {job.path for job in jobs} else []
+        lines += [f"# {i}: {shlex.join(['fire-rl', *job.words])}" for i, job in enumerate(group)]
+        texts.append(script(group, folder, f"array-{number}", options) + "\n".join([*lines, ""]))
+    return texts
+
+
+def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> dict[Path, str]:
+    """Hand all jobs to SLURM that are not in its queue already; returns at once, with no failures.
+
+    Raises:
+        ValueError: when there is no SLURM here, or it refuses the jobs.
+    """
+    if shutil.which("sbatch") is None:
+        raise ValueError(
+            "there is no sbatch here: go to a login node of a SLURM cluster, or use --engine local"
+        )
+    tasks = _queued(folder)
+    new = [job for job in jobs if job.path not in tasks]
+    here = folder / FOLDER
+    here.mkdir(parents=True, exist_ok=True)
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    for number, group in enumerate(arrays(new, tasks)):
+        name = f"{stamp}-{number}"
+        (here / f"{name}.jsonl").write_text("".join(json.dumps(_line(job)) + "\n" for job in group))
+        (here / f"{name}.sh").write_text(script(group, folder, name, options))
+        after = group[0].after
+        waits = (
+            [f"--dependency=afterok:{tasks[after]}", "--kill-on-invalid-dep=yes"] if after in tasks else []
+        )
+        array = _call(["sbatch", "--parsable", *waits, str(here / f"{name}.sh")]).split(";")[0].strip()
+        with (here / SUBMITTED).open("a") as log:
+            for index, job in enumerate(group):
+                tasks[job.path] = f"{array}_{index}"
+                log.write(json.dumps({"task": tasks[job.path], "path": str(job.path)}) + "\n")
+    there = f"{len(jobs) - len(new)} were in the queue"
+    print(f"{len(new)} jobs submitted, {there}; see fire-rl status {folder} --watch", file=sys.stderr)
+    return {}
+
+
+def _line(job: Job) -> dict[str, object]:
+    return {"path": str(job.path), "words": job.words, "threads": job.threads}
+
+
+def _queued(folder: Path) -> dict[Path, str]:
+    """The tasks of this folder that SLURM still has, waiting or running, by the path of their run."""
+    log = folder / FOLDER / SUBMITTED
+    if not log.exists():
+        return {}
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    known = set(_call(["squeue", "--noheader", "--array", "--format=%i"]).split())
+    return {Path(row["path"]): row["task"] for row in rows if row["task"] in known}
+
+
+def _call(words: Sequence[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{words[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def main(argv: Sequence[str]) -> int:
+    """In a task: run line INDEX of the list of jobs; requeue it if it was interrupted."""
+    jobs, index = argv
+    job = json.loads(Path(jobs).read_text().splitlines()[int(index)])
+    if job["threads"]:
+        os.environ["OMP_NUM_THREADS"] = str(job["threads"])
+    path = Path(job["path"])
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "stdout.log").open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    from fire_rl.launch.cli import main as fire_rl
+
+    code = fire_rl(job["words"])
+    folder = Path(jobs).parent.parent
+    if code == 128 + signal.SIGUSR1:  # the time limit is near; SLURM itself requeues at a pre-emption
+        task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+        subprocess.run(["scontrol", "requeue", task], check=True)
+    elif 0 < code < 128:
+        log_event(folder, path.absolute(), "failed", reason(path, code))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

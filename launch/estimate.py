@@ -1,0 +1,57 @@
+"""What a suite will take: replay memory per run, and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fire_rl.agents.replay import Layout
+from fire_rl.launch.config import RunConfig
+from fire_rl.launch.plan import Plan, spaces
+
+# Frames of Atari compress to about 1/35 in the chunks of a checkpoint; vectors of floats hardly at all.
+COMPRESSION = {"atari": 1 / 35}
+# What stays of a finished run: weights and optimiser in the last checkpoint, rows, W&B's files. Measured.
+FINISHED_BYTES = {"atari": 40e6, "humanoid": 110e6, "control": 3e6}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that a suite needs."""
+
+    replay_bytes: int  # of the run with the largest replay memory
+    disk_bytes: int  # when every run has finished: records, and the trunks' replay memory
+    disk_bytes_per_worker: int  # added by every run in progress
+
+
+def estimate(plan: Plan, configs: Sequence[RunConfig]) -> Estimate:
+    """Estimate memory and disk from the configurations alone; nothing is allocated."""
+    by_path = {config.path: config for config in configs}
+    replay = {path: replay_bytes(config) for path, config in by_path.items()}
+    stored = {path: int(replay[path] * COMPRESSION.get(_family(by_path[path]), 1.0)) for path in by_path}
+    disk = sum(int(FINISHED_BYTES[_family(config)]) for config in configs)
+    trunks: dict[Path, int] = {job.after: stored[job.path] for job in plan.jobs if job.after is not None}
+    return Estimate(max(replay.values()), disk + sum(trunks.values()), max(stored.values()))
+
+
+def replay_bytes(config: RunConfig) -> int:
+    """Memory that the replay of a run takes, as `ReplayMemory.bytes` will say."""
+    observation, action, _ = spaces(config)
+    pixels = len(observation.shape) == 3
+    layout = Layout(
+        frame_shape=observation.shape[1:] if pixels else observation.shape,
+        frame_dtype=torch.uint8 if pixels else torch.float32,
+        action_shape=tuple(int(n) for n in np.shape(action.sample())),
+        stack=observation.shape[0] if pixels else 1,
+    )
+    envs = config.run.num_envs
+    slots = int(config.agent.replay_capacity) // envs * envs
+    return slots * layout.bytes_per_slot()
+
+
+def _family(config: RunConfig) -> str:
+    return config.run.env.partition("/")[0]
