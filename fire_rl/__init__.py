@@ -13,6 +13,7 @@ from fire_rl.fire import ProjectionReport, fire_
 from fire_rl.measures import deviation_from_isometry, squared_frobenius_error
 from fire_rl.method import ResetMethod, make_method, method_names, register
 from fire_rl.orthogonal import nearest_isometry
+from fire_rl.plugins import load_entry_points
 from fire_rl.schedule import Schedule
 
 __all__ = [
@@ -52,3 +53,4 @@ class _Checkout:
 
 
 sys.meta_path.append(_Checkout)
+load_entry_points()  # last: plug-ins import this package

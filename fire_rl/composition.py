@@ -67,10 +67,10 @@ class Composition(ResetMethod):
         for method in self.methods:
             method.after_update(learner, activations)
 
-    def fire(self, learner: Learner, generator: torch.Generator) -> list[str]:
+    def at_event(self, learner: Learner, generator: torch.Generator) -> list[str]:
         touched: dict[str, None] = {}
         for method in self.methods:
-            touched.update(dict.fromkeys(method.fire(learner, generator)))
+            touched.update(dict.fromkeys(method.at_event(learner, generator)))
         return list(touched)
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,6 +122,8 @@ def _check(parts: tuple[str, ...], classes: list[type[ResetMethod]]) -> None:
             raise ValueError("none cannot be combined with another method: leave it out")
         if parts.count(part) > 1:
             raise ValueError(f"method {part!r} is named twice")
+        if hasattr(Composition, field_name(part)):
+            raise ValueError(f"a method called {part!r} cannot be combined with others: rename it")
         late = [other for other in parts[: parts.index(part)] if other in cls.must_precede]
         if late:
             raise ValueError(f"{part} must come before {late[0]}: --method {part} --method {late[0]}")

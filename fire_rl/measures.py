@@ -62,6 +62,17 @@ def _squared_singular_values(w: Tensor) -> Tensor:
     return torch.where(is_finite[..., None], squares, torch.nan)
 
 
+def spectrum(w: Tensor, at_most: int = 64) -> list[float]:
+    """Singular values of all matrices of w (..., m, n) together, descending.
+
+    Of more than `at_most` those at evenly spaced ranks, the largest and the smallest among them.
+    """
+    values = _squared_singular_values(w.detach()).sqrt().flatten().sort(descending=True).values
+    if len(values) > at_most:
+        values = values[torch.linspace(0, len(values) - 1, at_most, device=values.device).round().long()]
+    return [float(value) for value in values.cpu()]
+
+
 def dormant_scores(activations: Tensor) -> Tensor:
     """Score of each unit, its mean |activation| over that of its layer: (..., n, units) -> (..., units).
 

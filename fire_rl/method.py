@@ -119,12 +119,12 @@ class ResetMethod:
         """Fire once on `learner`: weights, then target, then optimiser. Returns what changed."""
         started = time.perf_counter()
         before = {name: p.clone() for name, p in learner.online.named_parameters()}
-        touched = self.fire(learner, generator)
+        touched = self.at_event(learner, generator)
         seconds = time.perf_counter() - started
         weights = compare_weights(before, learner.online)
         return LearnerReport(learner=learner.name, touched=touched, weights=weights, seconds=seconds)
 
-    def fire(self, learner: Learner, generator: torch.Generator) -> list[str]:
+    def at_event(self, learner: Learner, generator: torch.Generator) -> list[str]:
         """The event itself, without its report; returns the names of the parameters that were written."""
         # Clones, and autograd's version counters: a tensor written with the value it had counts as touched.
         before = {name: (p, p.clone(), p._version) for name, p in learner.online.named_parameters()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from fire_rl.launch.config import RunConfig, default_config
@@ -26,7 +26,9 @@ def _flags(options: Any, default: Any, prefix: str, skip: tuple[str, ...] = ()) 
         if item.name in skip or not item.init or value == getattr(default, item.name):
             continue
         name = item.name.replace("_", "-")
-        if isinstance(value, bool):
+        if is_dataclass(value):  # a method of several combined
+            yield from _flags(value, getattr(default, item.name), f"{prefix}{name}.")
+        elif isinstance(value, bool):
             yield f"--{prefix}{'' if value else 'no-'}{name}"
         else:
             yield f"--{prefix}{name}"

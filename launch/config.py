@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -11,9 +11,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from fire_rl.agents import AGENTS
+from fire_rl.composition import field_name
 from fire_rl.envs import env_options_class, split_name
-from fire_rl.method import ResetMethod, make_method
+from fire_rl.method import ResetMethod, make_method, method_class
 from fire_rl.names import unknown_name
+from fire_rl.plugins import load_plugins
 from fire_rl.results.store import run_path
 from fire_rl.schedule import Schedule, Unit
 
@@ -33,10 +35,14 @@ class RunOptions:
     env: str = "atari/Asterix"
     """Environment as family/name; `fire-rl envs` lists them. Its options are the flags --env.*."""
     method: str = "none"
-    """Reset method; `fire-rl methods` lists them. Its options are the flags --method.*."""
+    """Reset method; `fire-rl methods` lists them. Its options are the flags --method.*. Named several times
+    (--method fire --method layer-norm), the methods act in this order; then the options of each are the flags
+    --method.NAME.*."""
     preset: Preset = "paper"
     """Where the method's defaults come from: the FIRE paper's choices for this agent, or one common policy
     for optimiser, target and temperature (`harmonised`)."""
+    plugin: tuple[Path, ...] = ()
+    """Python files of your own that register methods; see docs/write-a-method.md."""
     label: str = ""
     """What figures and folders call the method; default: its name."""
 
@@ -49,7 +55,7 @@ class RunOptions:
 
     reset_at: tuple[float, ...] = ()
     """Moments of the reset: fractions of the run (0.5), or whole numbers of steps in --reset-unit.
-    Default: 0.5, for every method but none."""
+    Default: the method's own, 0.5 for most, and no reset for none and methods that act in every update."""
     reset_every: int | None = None
     """Reset at this interval instead, in --reset-unit."""
     reset_from: int | None = None
@@ -68,7 +74,10 @@ class RunOptions:
     log_every: int = 1_000
     """Agent steps between rows of the training log."""
     probe_size: int = 2_048
-    """Transitions on which a reset is measured (dormant ratio, feature rank)."""
+    """Transitions on which plasticity is measured (dormant ratio, feature rank), at resets in any case."""
+    measure_every: int = 0
+    """Agent steps between measurements of everything (gradients, curvature, distances, …), which are then
+    taken right before and after every reset, too; 0: none."""
     stop_at: int | None = None
     """Stop here, in agent steps, before the reset or evaluation that is due: other runs can go on from this
     point with --fork-from. The run then counts as finished."""
@@ -98,7 +107,7 @@ class RunOptions:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name in ("seed", "eval_every", "threads"):
+        for name in ("seed", "eval_every", "measure_every", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must not be negative, but is {getattr(self, name)}"
@@ -151,6 +160,7 @@ NOT_IDENTITY = frozenset(
     (
         "out",
         "run_dir",
+        "plugin",
         "fresh",
         "fork_from",
         "wandb",
@@ -180,7 +190,7 @@ class RunConfig:
             **run,
             "agent": {"name": self.run.agent, **asdict(self.agent)},
             "env": {"name": self.run.env, **asdict(self.env)},
-            "method": {"name": self.run.method, **asdict(self.method)},
+            "method": {"name": self.run.method, **self.method.options()},
             "label": self.label,
         }
 
@@ -191,18 +201,21 @@ class RunConfig:
 
     def schedule(self, action_repeat: int) -> Schedule:
         """The schedule of resets. Raises ValueError, naming the flag, for moments that cannot be."""
-        run = self.run
-        at = run.reset_at
-        if not at and run.reset_every is None and run.method != "none":
-            at = (0.5,)
-        if run.reset_unit == "updates" and any(0 < moment < 1 for moment in at):
+        run, default = self.run, self.method.default_schedule
+        at, every, unit = run.reset_at, run.reset_every, run.reset_unit
+        is_default = not at and every is None
+        if is_default:
+            at, every, unit = default.get("at", ()), default.get("every"), default.get("unit", unit)
+        if unit == "updates" and any(0 < moment < 1 for moment in at):
             raise ValueError(
                 "--reset-unit updates takes whole numbers: fractions are of the run's agent steps"
             )
-        total = run.agent_steps * (action_repeat if run.reset_unit == "env_steps" else 1)
-        if run.reset_unit == "updates":
+        total = run.agent_steps * (action_repeat if unit == "env_steps" else 1)
+        if unit == "updates":
             total = 2**62  # how many updates a run has is the agent's business
-        return Schedule(total, at, run.reset_every, run.reset_from, run.reset_until, run.reset_unit)
+        if is_default:
+            at = tuple(moment for moment in at if moment <= total)  # a short run takes those that fit
+        return Schedule(total, at, every, run.reset_from, run.reset_until, unit)
 
     def torch_device(self) -> torch.device:
         """The device; `auto` is the first GPU, if any. Raises ValueError for a device that is not there."""
@@ -228,12 +241,7 @@ def default_config(agent: str, env: str, method: str, preset: str = "paper") -> 
     check_name("agent", agent, AGENTS)
     check_name("preset", preset, get_args(Preset))
     family, _ = split_name(env)
-    config_class, paper = AGENTS[agent].config, AGENTS[agent].paper
-    options = {**paper.get(method, {}), **(HARMONISED if preset == "harmonised" else {})}
-    if method == "none":
-        options = {}
-    if method == "plasticity-injection":
-        options["target"] = "same"  # the target needs the new architecture too
+    config_class = AGENTS[agent].config
     run = RunOptions(
         agent=agent,
         env=env,
@@ -242,7 +250,20 @@ def default_config(agent: str, env: str, method: str, preset: str = "paper") -> 
         **RUN_DEFAULTS[family],
     )
     agent_config = config_class(**AGENT_DEFAULTS.get((agent, family), {}))
-    return RunConfig(run, agent_config, env_options_class(env)(), make_method(method, **options))
+    return RunConfig(run, agent_config, env_options_class(env)(), default_method(agent, method, preset))
+
+
+def default_method(agent: str, name: str, preset: str) -> ResetMethod:
+    """A method, or several joined by `+`, with the options that `preset` gives it on `agent`."""
+    if "+" in name:
+        parts = {field_name(part): default_method(agent, part, preset) for part in name.split("+")}
+        return method_class(name)(**parts)
+    options = dict(AGENTS[agent].paper.get(name, {}))
+    if preset == "harmonised" and method_class(name).default_schedule:
+        options |= HARMONISED  # what never fires has nothing to do with the rest of the state
+    if name == "plasticity-injection":
+        options["target"] = "same"  # the target needs the new architecture too
+    return make_method(name, **options)
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:
@@ -253,6 +274,7 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         ValueError: for an unknown name or option, with the nearest valid ones.
     """
+    load_plugins(settings.get("plugin", ()))
     named = {key: _named(settings.get(key, getattr(RunOptions, key))) for key in ("agent", "env", "method")}
     preset = str(settings.get("preset", "paper"))
     base = default_config(named["agent"][0], named["env"][0], named["method"][0], preset)
@@ -280,6 +302,8 @@ def with_options(base: Any, options: Mapping[str, Any], prefix: str) -> Any:
     values = {f.name: getattr(base, f.name) for f in fields(base) if f.init}
     for key, value in options.items():
         name = key.replace("-", "_")
+        if isinstance(value, Mapping) and is_dataclass(values.get(name)):
+            value = with_options(values[name], value, f"{prefix}{key}.")
         check_name("option", f"{prefix}{name}", [f"{prefix}{known}" for known in values])
         values[name] = value
     try:

@@ -101,13 +101,14 @@ def first_reset(config: RunConfig) -> int:
     0 for methods that act from the start, and for resets counted in updates, whose moment is not known in
     advance: how many updates a step has is the agent's business.
     """
-    if not config.method.acts_only_at_events or config.run.reset_unit == "updates":
-        return 0
     repeat = spaces(config)[2]
-    events = config.schedule(repeat).events
-    if not events:
+    schedule = config.schedule(repeat)
+    if not config.method.acts_only_at_events or schedule.unit == "updates":
+        return 0
+    if not schedule.events:
         return config.run.agent_steps
-    return -(-events[0] // repeat) if config.run.reset_unit == "env_steps" else events[0]
+    first = schedule.events[0]
+    return -(-first // repeat) if schedule.unit == "env_steps" else first
 
 
 def _best_trunk(first_resets: Sequence[int]) -> int:

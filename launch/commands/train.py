@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from fire_rl.launch.config import RunConfig, RunOptions, default_config, located
+from fire_rl.plugins import load_plugins
 
 
 def main(argv: list[str]) -> int:
@@ -22,20 +23,26 @@ def main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> RunConfig:
     """The configuration that the flags describe.
 
-    The names of agent, environment, method and preset are read first: they decide which further flags there
-    are, and their defaults. Every command that takes the flags of a run parses them here.
+    Plug-ins and the names of agent, environment, method and preset are read first: they decide which further
+    flags there are, and their defaults. Every command that takes the flags of a run parses them here.
 
     Raises:
         ValueError: for an unknown name. Anything else that is wrong ends the process with code 2.
     """
     names = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("agent", "env", "method", "preset"):
+    for name in ("agent", "env", "preset"):
         names.add_argument(f"--{name}", default=getattr(RunOptions, name))
+    names.add_argument("--method", action="append")
+    names.add_argument("--plugin", nargs="*", action="extend", default=[])
     try:
-        chosen, _ = names.parse_known_args(argv)
+        chosen, rest = names.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from None
-    base = default_config(chosen.agent, chosen.env, chosen.method, chosen.preset)
+    load_plugins(chosen.plugin)
+    method = "+".join(chosen.method or [RunOptions.method])
+    base = default_config(chosen.agent, chosen.env, method, chosen.preset)
+    argv = [*rest, "--agent", chosen.agent, "--env", chosen.env, "--method", method]
+    argv += ["--preset", chosen.preset, *(["--plugin", *chosen.plugin] if chosen.plugin else [])]
     parts = {"agent": base.agent, "env": base.env, "method": base.method}
     options = [
         (f"{name}_options", Annotated[of, tyro.conf.arg(name=name)], field(default_factory=of))
