@@ -96,6 +96,8 @@ def _row(folder: Path, name: str, job: Mapping[str, Any], event: Mapping[str, An
     if not total:  # not started: a branch has only its own part to do
         total = int(job.get("agent_steps", 0))
     state = _state(run, event)
+    if state == "finished":
+        done = total
     speed = _speed(path) if state == "running" else None
     message = run.status.message if run else ""
     if state == "failed":
@@ -181,7 +183,7 @@ def render(overview: Overview, height: int | None = None) -> Group:
     rows = sorted(overview.rows, key=lambda row: order.get(row.state, len(order)))
     shown = rows if height is None else rows[: max(1, height - 6)]
     table = Table(box=None, pad_edge=False)
-    for column in ("run", "state", "agent steps", "of", "%", "return", "steps/s", "left"):
+    for column in ("run", "state", "agent steps", "%", "return", "steps/s", "left"):
         left = column in ("run", "state")
         table.add_column(column, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     for row in shown:
@@ -199,7 +201,6 @@ def _cells(row: Row) -> tuple[str | Text, ...]:
         row.path.replace(f"{TRUNKS}/", "trunk "),
         Text(row.state, style=COLOURS.get(row.state, "dim")),
         f"{row.agent_steps:,}",
-        f"{row.total_agent_steps:,}",
         f"{row.agent_steps / max(1, row.total_agent_steps):.0%}",
         "–" if row.mean_return is None else f"{row.mean_return:,.1f}",
         "–" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",

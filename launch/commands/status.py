@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     from fire_rl.launch.overview import read_overview, render
 
     overview = read_overview(options.folder)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if options.json:
         print(overview.to_json())
     elif options.watch:
