@@ -192,7 +192,7 @@ class ControlEnvs:
         return (low + (actions + 1.0) * 0.5 * (high - low)).astype(inner.dtype)
 
 
-def _make(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
+def _make(env_id: str, **options: Any) -> gym.Env[Any, Any]:
     """One environment without its time limit: the counter of the episode's length does that job."""
     module, _, registered_id = env_id.rpartition(":")
     try:
@@ -200,9 +200,7 @@ def _make(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
             importlib.import_module(module)
         if registered_id not in gym.registry:
             raise unknown_name("Gymnasium environment", registered_id, list(gym.registry))
-        return gym.make(
-            registered_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode
-        )
+        return gym.make(registered_id, max_episode_steps=-1, disable_env_checker=True, **options)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise ValueError(f"{env_id} needs a package that is missing or does not fit: {error}") from error
 

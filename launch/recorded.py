@@ -40,8 +40,7 @@ def load_agent(path: Path, device: str = "auto") -> RecordedAgent:
         ValueError: when there is no run, it has no intact checkpoint, or the device is not there.
     """
     run = load_run(path)
-    # The reset method plays no part any more, and may be one that is not installed here.
-    config = make_config({**run.config, "method": "none", "device": device})
+    config = make_config({**run.config, "device": device})
     found = load_latest(path / "checkpoints", torch.device("cpu"))
     if found is None:
         raise ValueError(
@@ -52,7 +51,7 @@ def load_agent(path: Path, device: str = "auto") -> RecordedAgent:
     env = _make_env(config, 1)
     constants = replace(config.agent, replay_capacity=SLOTS, replay_storage="host")
     seed = np.random.SeedSequence(0)  # all that is drawn from it is overwritten
-    agent = AGENTS[config.run.agent].make(env, constants, seed, config.torch_device())
+    agent = AGENTS[config.run.agent].make(env, constants, seed, config.torch_device(), config.method)
     env.close()
     agent.load_state_dict({**state["agent"], "memory": agent.memory.state_dict()})
     return RecordedAgent(run, config, checkpoint, agent)
