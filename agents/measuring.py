@@ -15,11 +15,13 @@ from fire_rl.agents.learner import Learner
 from fire_rl.agents.replay import Batch
 from fire_rl.agents.sac import SAC
 from fire_rl.agents.simba import squashed_gaussian
-from fire_rl.measures import dot_product
+from fire_rl.layout import weight_matrices
+from fire_rl.measures import dot_product, spectrum
 from fire_rl.plasticity import Loss, learner_measures
 
 CURVATURE_ROWS = 256
 Inputs = tuple[Tensor, ...]
+Spectra = dict[tuple[str, str], list[float]]  # (learner, weight tensor) -> singular values, descending
 
 
 def measure(
@@ -62,6 +64,15 @@ def measure(
             measures["dot_product"] = dot_product(learner.online, inputs, next_inputs)
         found |= {f"{name}/{key}": value for key, value in measures.items()}
     return found
+
+
+def spectra(agent: Agent) -> Spectra:
+    """Singular values of every weight tensor of every learner, at most 64 each (`measures.spectrum`)."""
+    return {
+        (name, weights.name): spectrum(weights.matrices())
+        for name, learner in agent.learners.items()
+        for weights in weight_matrices(learner.online)
+    }
 
 
 @torch.no_grad()

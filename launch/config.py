@@ -256,7 +256,7 @@ def default_config(agent: str, env: str, method: str, preset: str = "paper") -> 
 def default_method(agent: str, name: str, preset: str) -> ResetMethod:
     """A method, or several joined by `+`, with the options that `preset` gives it on `agent`."""
     if "+" in name:
-        parts = {field_name(part): default_method(agent, part, preset) for part in name.split("+")}
+        parts: dict[str, Any] = {field_name(p): default_method(agent, p, preset) for p in name.split("+")}
         return method_class(name)(**parts)
     options = dict(AGENTS[agent].paper.get(name, {}))
     if preset == "harmonised" and method_class(name).default_schedule:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fire_rl.agents import ResetReport
+from fire_rl.agents.measuring import Spectra
 from fire_rl.method import ResetMethod
 
 
@@ -29,6 +30,15 @@ def event_row(
         {"learner": name, **tensor} for name, r in report.learners.items() for tensor in r.weights.rows()
     ]
     return row, {"projection": projection}
+
+
+def spectra_rows(before: Spectra, after: Spectra) -> list[dict[str, Any]]:
+    """The table `spectra`: singular values of every weight tensor before and after a reset."""
+    return [
+        {"learner": learner, "name": name, "before": values, "after": after[learner, name]}
+        for (learner, name), values in before.items()
+        if (learner, name) in after
+    ]
 
 
 def _by_learner(measures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -110,6 +110,11 @@ class Tracker:
         self.run.append("eval", row)
         self._log(row, lambda: _flat("eval", row))
 
+    def measures(self, row: Row) -> None:
+        """Record measures of plasticity: the clock, `moment`, and "<learner>/<measure>"."""
+        self.run.append("measures", row)
+        self._log(row, lambda: _flat("measures", row))
+
     def event(self, row: Row, tables: Mapping[str, Sequence[Row]]) -> None:
         """Record a reset: the clock, `method`, `options`, measures; `tables` hold its rows per tensor."""
         self.run.append("events", {**row, **tables})

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fire_rl.agents import AGENTS
+from fire_rl.agents.measuring import measure, spectra
 from fire_rl.envs import VectorEnv, make_env
 from fire_rl.launch.checkpoint import checkpoints, load_latest, save_checkpoint
 from fire_rl.launch.chunks import ChunkStore
@@ -23,11 +24,11 @@ from fire_rl.launch.interrupt import Interrupt, Interrupted
 from fire_rl.launch.meter import Meter, NonFiniteLoss
 from fire_rl.launch.progress import Progress
 from fire_rl.launch.record import is_finished, open_record
-from fire_rl.launch.reports import event_row
+from fire_rl.launch.reports import event_row, spectra_rows
 from fire_rl.launch.tracking import Tracker
 from fire_rl.results.store import RunDirectory, State
 
-ROLES = ("agent", "env", "reset", "probe", "evaluation")  # who draws random numbers; append only
+ROLES = ("agent", "env", "reset", "probe", "evaluation", "measures")  # who draws random numbers; append only
 
 
 class Run:
@@ -121,6 +122,8 @@ class Run:
                 self.reset()
             elif self.todo[0] == "log":
                 self.log()
+            elif self.todo[0].startswith("measure"):
+                self.measure(self.todo[0].partition(" ")[2])
             else:
                 self.evaluate(self.todo[0])
             self.todo.pop(0)
@@ -130,9 +133,14 @@ class Run:
         run, before, now = self.config.run, self.settled["agent_steps"], self.clock["agent_steps"]
         due: list[str] = []
         if self.schedule.due(self.clock):
-            due += ["before_reset", "reset", "after_reset"] if run.eval_at_reset else ["reset"]
+            around = run.measure_every > 0
+            due += ["before_reset"] * run.eval_at_reset + ["measure before_reset"] * around
+            due += ["reset"]
+            due += ["measure after_reset"] * around + ["after_reset"] * run.eval_at_reset
         elif _crossed(before, now, run.eval_every):
             due += ["scheduled"]
+        if _crossed(before, now, run.measure_every) and "reset" not in due:
+            due += ["measure scheduled"]
         if _crossed(before, now, run.log_every):
             due += ["log"]
         self.settled = self.clock
@@ -141,8 +149,13 @@ class Run:
     def reset(self) -> None:
         """Fire the reset method through the agent's hook and record what it did."""
         batch = self.agent.sample(self.config.run.probe_size, self.probe_rng)
+        is_first = self.schedule.fired == 1  # spectra are long: those of the first reset say it
+        before = spectra(self.agent) if is_first else {}
         report = self.agent.reset(self.method, self.reset_rng, batch)
-        self.tracker.event(*event_row(self.clock, self.config.label, self.method, report))
+        row, tables = event_row(self.clock, self.config.label, self.method, report)
+        if is_first:
+            tables["spectra"] = spectra_rows(before, spectra(self.agent))
+        self.tracker.event(row, tables)
         self.tracker.timing({**self.clock, "reset_seconds": report.seconds})
 
     def evaluate(self, moment: str) -> None:
@@ -157,6 +170,18 @@ class Run:
         self.tracker.evaluation(
             {**self.clock, "moment": moment, "return": float(np.mean(returns)), "returns": returns}
         )
+
+    def measure(self, moment: str) -> None:
+        """Record all measures of plasticity; nothing in the agent changes.
+
+        The batch depends on the clock alone, so that before and after a reset it is the same.
+        """
+        parent, run = self.seeds["measures"], self.config.run
+        key = (*parent.spawn_key, self.agent.agent_steps)
+        rng = np.random.default_rng(np.random.SeedSequence(parent.entropy, spawn_key=key))
+        if self.agent.updates:
+            measures = measure(self.agent, rng, run.probe_size)
+            self.tracker.measures({**self.clock, "moment": moment, **measures})
 
     def record_episode(self, episode_return: float, length_agent_steps: int) -> None:
         """Record a finished training episode."""

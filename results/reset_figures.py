@@ -19,9 +19,22 @@ MARKERS = "osD^vP*Xph<>"
 FLOOR = 1e-4  # of the logarithmic axes of the plane
 MEASURES = {
     "dormant_ratio": "Dormant units",
+    "zero_activation_ratio": "Silent units",
+    "gradient_dormant_ratio": "Units without gradient",
     "feature_rank": "Feature rank",
     "effective_rank": "Effective rank",
     "srank": "srank (99%)",
+    "stable_rank": "Stable rank",
+    "feature_norm": "Feature norm",
+    "dot_product": "φ(s, a)·φ(s′, a′)",
+    "weight_norm": "Weight norm",
+    "relative_distance_from_initial": "‖θ − θ₀‖ / ‖θ₀‖",
+    "dfi": "DfI",
+    "gradient_norm": "Gradient norm",
+    "effective_learning_rate": "Effective learning rate",
+    "update_ratio": "‖Δθ‖ / ‖θ‖",
+    "hessian_eigenvalue": "Top Hessian eigenvalue",
+    "refit_error": "Refit error",
 }
 
 
@@ -89,10 +102,12 @@ def plot_measures(
     """
     series: dict[str, dict[str, dict[float, list[float]]]] = defaultdict(lambda: defaultdict(_lists))
     for run in runs:
-        for row in run.rows("train"):
+        whole = run.rows("measures")  # around resets, too
+        for row in (*run.rows("train"), *whole):
             for name in (key for key in row if key.rsplit("/", 1)[-1] in MEASURES):
-                _add(series[name][run.method], row["agent_steps"], row[name])
-        for row in run.rows("events"):
+                offset = 0.5 if row.get("moment") == "after_reset" else 0.0
+                _add(series[name][run.method], row["agent_steps"] + offset, row[name])
+        for row in run.rows("events") if not whole else ():
             # Half a step apart, so that a line shows the jump.
             for offset, moment in ((0.0, "before"), (0.5, "after")):
                 for name, value in row.get(moment, {}).items():

@@ -7,6 +7,7 @@
         episodes.jsonl   every finished training episode: agent_steps, env_steps, return, length_agent_steps
         eval.jsonl       every evaluation: agent_steps, env_steps, return (mean), returns (all of them)
         events.jsonl     every reset: the clock, method, options, and what it did (see `EVENT_KEYS`)
+        measures.jsonl   all measures of plasticity, if asked for: agent_steps, …, "<learner>/<measure>"
         timing.jsonl     wall-clock seconds and speeds, and nothing else
         checkpoints/     written by the training loop
 
@@ -39,7 +40,7 @@ from fire_rl.results.jsonl import cut_torn_tail, dumps, flat_columns, parse, pla
 from fire_rl.results.provenance import command_line, hardware, versions
 
 SCHEMA = 1  # raise it when a reader of the old schema would misread the new one
-Stream = Literal["train", "episodes", "eval", "events", "timing"]
+Stream = Literal["train", "episodes", "eval", "events", "measures", "timing"]
 State = Literal["queued", "running", "finished", "failed", "interrupted"]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 NAMES = {"agent", "env", "method", "seed"}  # what every configuration says under these keys
@@ -54,8 +55,8 @@ sfe, dfi_before, dfi_after       sums over all weight matrices of all learners
 projection                       rows, one per weight tensor: learner, name, matrices, rows, cols, sfe,
                                  sfe_rel, and <measure>_before, <measure>_after for dfi_raw, dfi, dfi_shape,
                                  sigma_max, sigma_min
-spectra                          optional rows, one per weight tensor: learner, name, and the singular values
-                                 of all its matrices before and after, descending
+spectra                          of the first reset, one row per weight tensor: learner, name, and before and
+                                 after at most 64 singular values of all its matrices, descending
 """
 
 

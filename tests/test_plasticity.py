@@ -115,11 +115,24 @@ def test_gradient_measures_against_backward() -> None:
     assert measured["effective_learning_rate"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_dormancy_is_of_the_units_outputs() -> None:
+def test_gradient_dormancy_is_of_the_units() -> None:
     module = network()
     with torch.no_grad():
         module.get_parameter("head.0.weight")[:, :3] = 0.0  # alive, but nothing depends on them
-    assert gradient_measures(module, mse(module))["gradient_dormant_ratio"] == pytest.approx(3 / 28)
+        module.get_parameter("encoder.0.bias")[:4] = -100.0  # dead
+    assert gradient_measures(module, mse(module))["gradient_dormant_ratio"] == pytest.approx(7 / 28)
+
+
+def test_gradient_dormancy_with_in_place_activations() -> None:
+    def build(inplace: bool) -> nn.Module:
+        layers = (nn.Linear(5, 16), nn.ReLU(inplace), nn.Linear(16, 12), nn.ReLU(inplace), nn.Linear(12, 3))
+        module = nn.Sequential(*layers)
+        flat = gaussian(sum(p.numel() for p in module.parameters()))
+        nn.utils.vector_to_parameters(flat, module.parameters())
+        return module
+
+    one, two = (gradient_measures(m, mse(m), tau=0.3) for m in (build(True), build(False)))
+    assert one == two and one["gradient_dormant_ratio"] > 0
 
 
 def test_update_ratio_is_that_of_adam_and_steps_a_copy() -> None:
