@@ -52,9 +52,7 @@ class Run:
         self.reset_rng = torch.Generator().manual_seed(int(self.seeds["reset"].generate_state(1)[0]))
         self.probe_rng = np.random.default_rng(self.seeds["probe"])
         self.interrupt = Interrupt()
-        self.evaluator = Evaluator(
-            lambda n: make_envs(config, n), run.eval_episodes, self.interrupt.check
-        )
+        self.evaluator = Evaluator(lambda n: make_envs(config, n), run.eval_episodes, self.interrupt.check)
         self.meter = Meter()
         self.observation = self.env.reset(self.seeds["env"])
         self.todo: list[str] = ["start"]  # what is due at this moment and not done yet
