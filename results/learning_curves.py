@@ -81,7 +81,7 @@ def plot_learning_curves(
         band: what is shaded, see `fire_rl.results.statistics.BANDS`.
         palette: the paper's colours, or ones for colour-blind readers.
         overlay: "paper" adds the paper's own curves, dotted, where it has any.
-        columns: panels in a row.
+        columns: panels in a row, at most.
         also: further formats to write beside `path`.
         on_remark: is told what is left out; default: a line on stderr.
 

@@ -91,8 +91,8 @@ def _label(method: str, agent: str) -> str:
 
 
 def grid(panels: int, columns: int, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, list[Axes]]:
-    """A figure with `panels` axes of `inches` in rows of `columns`."""
-    across = min(panels, columns)
+    """A figure with `panels` axes of `inches` in rows of at most `columns`; four make a square."""
+    across = 2 if panels == 4 else min(panels, columns)
     down = math.ceil(panels / across)
     figure = Figure(figsize=(inches[0] * across, inches[1] * down))
     axes = [figure.add_subplot(down, across, i + 1) for i in range(panels)]
