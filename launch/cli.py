@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "two folders of records: differences with intervals",
     "export": "records as tidy tables",
     "eval": "evaluate a finished or interrupted run, and film it",
+    "measure": "measures of plasticity of a run's newest checkpoint",
     "methods": "the reset methods, a line each",
     "envs": "the environments, a line each",
     "suites": "the built-in suites, a line each",

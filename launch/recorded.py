@@ -31,10 +31,17 @@ class RecordedAgent:
         return _make_env(self.config, num_envs)
 
 
-def load_agent(path: Path, device: str = "auto") -> RecordedAgent:
-    """The agent of the run recorded at `path`, without its replay memory.
+def load_agent(
+    path: Path, device: str = "auto", *, slots: int = SLOTS, with_memory: bool = False
+) -> RecordedAgent:
+    """The agent of the run recorded at `path`, for one environment and with an empty replay memory.
 
     The run may be finished, interrupted, failed or still going on.
+
+    Args:
+        slots: of the replay memory.
+        with_memory: load the run's replay memory where the checkpoint has one (that of a finished run has
+            none); the agent is then for as many environments as the run had.
 
     Raises:
         ValueError: when there is no run, it has no intact checkpoint, or the device is not there.
@@ -48,12 +55,16 @@ def load_agent(path: Path, device: str = "auto") -> RecordedAgent:
             f"{config.run.checkpoint_minutes:g} minutes, when it is interrupted, and at its end"
         )
     state, checkpoint = found
-    env = _make_env(config, 1)
-    constants = replace(config.agent, replay_capacity=SLOTS, replay_storage="host")
+    has_memory = with_memory and "memory" in state
+    env = _make_env(config, config.run.num_envs if has_memory else 1)
+    constants = config.agent
+    if not has_memory:
+        constants = replace(config.agent, replay_capacity=slots, replay_storage="host")
     seed = np.random.SeedSequence(0)  # all that is drawn from it is overwritten
     agent = AGENTS[config.run.agent].make(env, constants, seed, config.torch_device(), config.method)
     env.close()
-    agent.load_state_dict({**state["agent"], "memory": agent.memory.state_dict()})
+    memory = state["memory"] if has_memory else agent.memory.state_dict()
+    agent.load_state_dict({**state["agent"], "memory": memory})
     return RecordedAgent(run, config, checkpoint, agent)
 
 
