@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from fire_rl.envs import split_name
 from fire_rl.launch.config import RunConfig, RunOptions, check_name, located, make_config
-from fire_rl.method import method_names
+from fire_rl.method import method_class, method_names
 from fire_rl.names import unknown_name
 from fire_rl.results.curves import Returns
 from fire_rl.results.figures import Panel
@@ -168,7 +168,9 @@ def _chosen_methods(listed: Sequence[Any], names: Sequence[str]) -> list[Any]:
     chosen = []
     for name in names:
         entries = [entry for entry in listed if name in (_label_of(entry), _name_of(entry))]
-        if not entries:
+        if "+" in name:  # several combined
+            method_class(name)
+        elif not entries:
             labels = [_label_of(entry) for entry in listed]
             check_name("reset method", name, dict.fromkeys((*labels, *method_names())))
         chosen += entries or [name]

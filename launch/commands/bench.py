@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from fire_rl.launch.engines.pool import run_jobs
 from fire_rl.launch.engines.slurm import SlurmOptions, scripts, submit
 from fire_rl.launch.plan import Job, Plan, make_plan
 from fire_rl.launch.suite import Overrides, load_suite
+from fire_rl.plugins import load_plugins
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Options:
     """Only these environments; also ones that the suite does not list."""
     methods: tuple[str, ...] = ()
     """Only these methods, by label or name; also ones that the suite does not list, with their defaults."""
+    plugin: tuple[Path, ...] = ()
+    """Python files of your own that register methods; see docs/write-a-method.md."""
     seeds: tuple[str, ...] = ()
     """These seeds instead of the suite's."""
     agent_steps: int | None = None
@@ -73,6 +76,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Run the suite."""
     options = tyro.cli(Options, args=argv, prog="fire-rl bench")
+    load_plugins(options.plugin)
     suite = load_suite(options.suite)
     folder = options.out / suite.name
     configs = suite.configs(folder, _overrides(options))
@@ -89,7 +93,11 @@ def main(argv: list[str]) -> int:
 
 def _overrides(options: Options) -> Overrides:
     names = ("agent_steps", "eval_every", "checkpoint_minutes", "device", "threads", "wandb")
-    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings: dict[str, Any] = {
+        name: getattr(options, name) for name in names if getattr(options, name) is not None
+    }
+    if options.plugin:
+        settings["plugin"] = options.plugin
     try:
         seeds = tuple(map(int, _split(options.seeds)))
     except ValueError:
