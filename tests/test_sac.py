@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fire_rl.agents.replay import Batch
 from fire_rl.agents.sac import PAPER, SAC, SACConfig, discount
-from fire_rl.method import make_method, method_names
+from fire_rl.method import make_method
 from tests.sac_for_tests import (
     ACT,
     CPU,
@@ -27,6 +27,7 @@ from tests.sac_for_tests import (
     box,
     live,
     make,
+    plain,
     probe_batch,
     trained,
     weights,
@@ -161,12 +162,12 @@ def test_random_phase_is_uniform_and_counts_for_the_normaliser() -> None:
 
 def test_evaluation_is_deterministic_and_changes_nothing() -> None:
     agent = trained()
-    before = copy.deepcopy(agent.state_dict())
+    before = copy.deepcopy(plain(agent.state_dict()))
     observation = np.random.default_rng(0).normal(size=(7, OBS))
     first = agent.evaluate(observation, np.random.default_rng(1))
     assert first.shape == (7, ACT)
     np.testing.assert_array_equal(first, agent.evaluate(observation, np.random.default_rng(2)))
-    assert_same_state(before, copy.deepcopy(agent.state_dict()))
+    assert_same_state(before, plain(agent.state_dict()))
     output = agent.actor.online(agent.normalizer.normalize(torch.from_numpy(observation)))
     np.testing.assert_allclose(first, np.tanh(output[:, :ACT].detach().double().numpy()), atol=1e-6)
 
@@ -202,8 +203,8 @@ def test_same_seed_same_run_and_other_seed_another() -> None:
 def test_global_generators_are_untouched() -> None:
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002 - what is tested
     agent = trained()
-    for method in method_names():
-        agent.reset(make_method(method, **PAPER.get(method, {})), torch.Generator(), probe_batch(agent))
+    for method in PAPER:
+        agent.reset(make_method(method, **PAPER[method]), torch.Generator(), probe_batch(agent))
     live(agent, 5)
     assert torch.equal(torch_before, torch.get_rng_state())
     for one, two in zip(numpy_before, np.random.get_state(), strict=True):  # noqa: NPY002
