@@ -313,12 +313,15 @@ def _attempt(run: Run, record: RunDirectory, trunk: Trunk | None) -> int:
             finished = run.loop()
             # Only a run that others will go on from needs its replay memory now.
             path = run.checkpoint(final=finished and options.stop_at is None)
-        if finished:
+        steps = run.agent.agent_steps
+        saved = f"state saved in {path}" if path else f"state not saved ({record.status.message})"
+        if finished and path:
             state, message, code = "finished", "", 0
+        elif finished:
+            state, message, code = "failed", f"at its end, {saved}: the same command does the rest again", 1
         else:
             assert run.interrupt.signal is not None
-            steps = run.agent.agent_steps
-            message = f"interrupted at agent step {steps}, state saved in {path}: the same command continues"
+            message = f"interrupted at agent step {steps}, {saved}: the same command continues"
             state, code = "interrupted", 128 + run.interrupt.signal
     except NonFiniteLoss as error:
         kept = checkpoints(record.checkpoints)
@@ -327,6 +330,7 @@ def _attempt(run: Run, record: RunDirectory, trunk: Trunk | None) -> int:
     except BaseException as error:
         tracker.finish("failed", f"{type(error).__name__}: {error}")
         raise
+    record.write_status(agent_steps=run.agent.agent_steps)
     tracker.finish(state, message)
     if message:
         print(message, file=sys.stderr)
