@@ -1,4 +1,4 @@
-"""Every test process computes on one thread: tests run side by side, and results do not depend on the machine."""
+"""Every test process computes on one thread: tests run side by side, and bits depend on threads."""
 
 import os
 

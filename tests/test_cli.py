@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fire_rl.launch import cli
+from fire_rl.launch.command_line import train_command
 from fire_rl.launch.commands.train import parse
 from fire_rl.launch.config import located, make_config
-from fire_rl.launch.command_line import train_command
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -70,7 +70,7 @@ def test_a_mistake_gets_one_clear_sentence_and_code_2(
 
 def test_help_of_train_shows_the_flags_of_the_names_given(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(
-        capsys, *"train --agent dqn --env atari/Asterix --method shrink-perturb --help".split()
+        capsys, *["train", "--agent", "dqn", "--env", "atari/Asterix", "--method", "shrink-perturb", "--help"]
     )
     assert code == 0
     for flag in ("--agent.replay-ratio", "--env.protocol", "--method.keep", "--reset-at", "--seed"):
@@ -134,7 +134,8 @@ def test_help_is_quick_to_load() -> None:
     """`fire-rl --help` imports neither torch nor anything else that is heavy."""
     program = (
         "import sys; from fire_rl.launch import cli; cli.main(['--help']);"
-        "heavy = {'gymnasium', 'wandb', 'matplotlib', 'mujoco', 'ale_py'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'gymnasium', 'wandb', 'matplotlib', 'mujoco', 'ale_py'} & set(sys.modules);"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
