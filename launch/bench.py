@@ -34,8 +34,11 @@ def missing(plan: Plan) -> list[Job]:
     return [job for job in open_jobs if job.path in needed or job.path not in trunks]
 
 
-def describe(suite: Suite, plan: Plan, configs: Sequence[RunConfig], workers: int) -> str:
+def describe(
+    suite: Suite, plan: Plan, configs: Sequence[RunConfig], workers: int, commands: bool = True
+) -> str:
     """What the suite would run and take, and the command of every job."""
+    workers = min(workers, len(plan.jobs))
     takes = estimate(plan, configs)
     saved = plan.unforked_agent_steps - plan.agent_steps
     lines = [f"# {suite.name}: {suite.summary}"]
@@ -50,16 +53,24 @@ def describe(suite: Suite, plan: Plan, configs: Sequence[RunConfig], workers: in
     ]
     if plan.trunks:
         lines += ["# trunks first, then the branches that begin with --fork-from"]
-    return "\n".join([*lines, *(shlex.join(["fire-rl", *job.words]) for job in plan.jobs)])
+    if commands:
+        lines += [shlex.join(["fire-rl", *job.words]) for job in plan.jobs]
+    return "\n".join(lines)
 
 
-def bench(suite: Suite, folder: Path, plan: Plan, launch: Launch) -> int:
-    """Run what is missing with `launch`, then draw the figure; returns the exit code."""
+def prepare(suite: Suite, folder: Path, plan: Plan) -> list[Job]:
+    """Note suite and plan in `folder`; returns the jobs that are missing there."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUITE_FILE).write_text(suite.text)
     write_plan(plan.jobs, folder)
     todo = missing(plan)
     print(f"{suite.name}: {len(plan.jobs)} jobs, {len(todo)} of them to run, in {folder}", file=sys.stderr)
+    return todo
+
+
+def bench(suite: Suite, folder: Path, plan: Plan, launch: Launch) -> int:
+    """Run what is missing with `launch`, then draw the figure; returns the exit code."""
+    todo = prepare(suite, folder, plan)
     signal.signal(signal.SIGTERM, _interrupt)  # ends as Ctrl-C does: every run saves its state
     failed = launch(todo, lambda failed: None) if not todo else _watched(todo, folder, launch)
     for path, reason in failed.items():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from fire_rl.launch.bench import Launch, bench, describe
+from fire_rl.launch.bench import Launch, bench, describe, prepare
 from fire_rl.launch.config import WandbMode
 from fire_rl.launch.engines.local import LocalWorkers, default_workers, visible_gpus
 from fire_rl.launch.engines.pool import run_jobs
@@ -81,12 +81,16 @@ def main(argv: list[str]) -> int:
     folder = options.out / suite.name
     configs = suite.configs(folder, _overrides(options))
     plan = make_plan(configs, folder, options.fork)
-    workers, launch = _engine(options, plan, folder)
-    if options.dry_run:
-        if options.engine == "slurm":
+    if options.engine == "slurm":
+        if options.dry_run:
+            print(describe(suite, plan, configs, options.slurm.at_a_time, commands=False))
             print("\n".join(scripts(plan.jobs, folder, options.slurm)))
         else:
-            print(describe(suite, plan, configs, min(workers, len(plan.jobs))))
+            submit(prepare(suite, folder, plan), folder, options.slurm)
+        return 0
+    workers, launch = _engine(options, plan, folder)
+    if options.dry_run:
+        print(describe(suite, plan, configs, workers))
         return 0
     return bench(suite, folder, plan, launch)
 
@@ -111,8 +115,6 @@ def _engine(options: Options, plan: Plan, folder: Path) -> tuple[int, Launch]:
         value = getattr(options, name)
         if value != "auto" and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    if options.engine == "slurm":
-        return options.slurm.at_a_time, lambda jobs, tick: submit(jobs, folder, options.slurm)
     cpu_only = options.device == "cpu"
     gpus = [] if cpu_only else visible_gpus()
     threads = max(job.threads for job in plan.jobs)

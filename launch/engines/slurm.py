@@ -102,8 +102,8 @@ def scripts(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> list[st
     return texts
 
 
-def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> dict[Path, str]:
-    """Hand all jobs to SLURM that are not in its queue already; returns at once, with no failures.
+def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> None:
+    """Hand all jobs to SLURM that are not in its queue already, and return at once.
 
     Raises:
         ValueError: when there is no SLURM here, or it refuses the jobs.
@@ -132,7 +132,6 @@ def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> dict[Pat
                 log.write(json.dumps({"task": tasks[job.path], "path": str(job.path)}) + "\n")
     there = f"{len(jobs) - len(new)} were in the queue"
     print(f"{len(new)} jobs submitted, {there}; see fire-rl status {folder} --watch", file=sys.stderr)
-    return {}
 
 
 def _line(job: Job) -> dict[str, object]:
