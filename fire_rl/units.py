@@ -24,6 +24,7 @@ from fire_rl.measures import ACTIVATIONS
 
 StepPolicy = Literal["keep", "zero"]
 
+_IS_OUTPUT = "its outputs are those of the network"
 _TRANSPARENT = (nn.Flatten, nn.Identity, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d)
 _OTHER_LAYOUT = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvTransposeNd, nn.Conv1d)
 
@@ -97,7 +98,7 @@ class _Walk:
         self.reasons: dict[str, str] = {}  # weight layer -> why its units have no known readers
         last = self.visit("", root, None)
         if last is not None:
-            self.reasons[last.name] = "its outputs are those of the network"
+            self.reasons[last.name] = _IS_OUTPUT
 
     def visit(self, name: str, module: nn.Module, stream: _Stream | None) -> _Stream | None:
         wiring = _wiring(module)
@@ -116,7 +117,7 @@ class _Walk:
             children = {_join(name, n): child for n, child in _children(module)}
             if all(_weight(child) is not None for child in children.values()):
                 self._close(stream, children)
-                self.reasons.update(dict.fromkeys(children, "its outputs are those of the network"))
+                self.reasons.update(dict.fromkeys(children, _IS_OUTPUT))
             else:
                 self._drop(stream, f"{name} has parallel branches of more than one layer")
             return None
@@ -182,6 +183,20 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
         why = "; ".join(f"{name}: {reason}" for name, reason in walk.reasons.items())
         raise ValueError(f"{type(module).__name__} has no hidden units to recycle ({why or 'no layers'})")
     return walk.found
+
+
+def output_layers(module: nn.Module) -> set[str]:
+    """Names of the weight layers whose outputs are those of the network."""
+    return {name for name, reason in _Walk(module).reasons.items() if reason == _IS_OUTPUT}
+
+
+def weight_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All layers with a weight of a known layout: (out, in), (out, in, *kernel) or (E, out, in)."""
+    return [
+        (name, child)
+        for name, child in module.named_modules()
+        if _weight(child) is not None and not name.startswith("injected.")
+    ]
 
 
 def watch(module: nn.Module, names: Sequence[str], into: dict[str, Tensor]) -> None:

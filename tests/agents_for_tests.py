@@ -11,6 +11,7 @@ import torch
 
 from fire_rl.agents import AGENTS
 from fire_rl.launch.config import default_config
+from fire_rl.method import ResetMethod, make_method
 
 CPU = torch.device("cpu")
 SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
@@ -37,11 +38,30 @@ class Environments:
     max_episode_agent_steps: int | None = 500
 
 
-def make_agent(kind: str, seed: int = 0) -> Any:
+# Options that let a method act within the few updates of a test.
+QUICK: dict[str, dict[str, Any]] = {
+    "redo": {"period": 4, "tau": 0.3, "rows": 8},
+    "regrama": {"period": 4, "tau": 0.3, "rows": 8},
+    "dash": {"batches": 2, "rows": 8},
+    "continual-backprop": {"rate": 0.02, "maturity": 3},
+    "self-normalized-resets": {"period": 4, "start": 16, "longest": 96},
+    "hare-tortoise": {"period": 4, "momentum": 0.9},
+    "weight-clipping": {"kappa": 0.9},
+}
+
+
+def quick_method(kind: str, name: str, preset: str = "paper") -> ResetMethod:
+    """A method with the agent's options of `preset`, made to act within a few updates."""
+    base = default_config(kind.split("-")[0], "control/CartPole-v1", name, preset).method
+    return make_method(name, **{**base.options(), **QUICK.get(name, {})})
+
+
+def make_agent(kind: str, seed: int = 0, method: ResetMethod | None = None) -> Any:
     """An untrained agent of two environments: "dqn" (MLP), "dqn-pixels" (Nature CNN) or "sac"."""
     name = kind.split("-")[0]
     config = replace(default_config(name, "control/CartPole-v1", "none").agent, **SMALL[name])
-    return AGENTS[name].make(Environments(*SPACES[kind]), config, np.random.SeedSequence(seed), CPU)
+    spaces, parent = Environments(*SPACES[kind]), np.random.SeedSequence(seed)
+    return AGENTS[name].make(spaces, config, parent, CPU, *([] if method is None else [method]))
 
 
 def experience(agent: Any, steps: int, rng: np.random.Generator, learn: bool = True) -> None:

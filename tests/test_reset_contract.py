@@ -1,6 +1,9 @@
 """What must hold after any reset, for every method on every agent (docs/reset-contract.md)."""
 
 import copy
+import tempfile
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,26 +12,24 @@ import torch
 
 from fire_rl.agents import AGENTS
 from fire_rl.agents.replay import ReplayMemory
-from fire_rl.launch.config import default_config
+from fire_rl.launch.checkpoint import load_checkpoint, save_checkpoint
 from fire_rl.launch.reports import event_row
-from fire_rl.method import ResetMethod, method_names
-from tests.agents_for_tests import experience, make_agent
+from fire_rl.method import ResetMethod, method_class, method_names
+from fire_rl.methods.recycling import Recycler
+from tests.agents_for_tests import CPU, experience, make_agent, quick_method
 
 KINDS = ("dqn", "dqn-pixels", "sac") if "sac" in AGENTS else ("dqn", "dqn-pixels")
 CASES = [
     (kind, method, preset)
     for kind in KINDS
     for method in method_names()
-    for preset in ("paper", "harmonised")
+    for preset in (("paper", "harmonised") if method_class(method).default_schedule else ("paper",))
 ]
 
 
-def make_method(kind: str, method: str, preset: str) -> ResetMethod:
-    return default_config(kind.split("-")[0], "control/CartPole-v1", method, preset).method
-
-
-def trained(kind: str) -> Any:
-    agent = make_agent(kind)
+def trained(kind: str, method: ResetMethod) -> Any:
+    """An agent that has learnt a little, under `method` from the start."""
+    agent = make_agent(kind, method=method)
     experience(agent, 40 if kind != "dqn-pixels" else 20, np.random.default_rng(1))
     return agent
 
@@ -61,7 +62,8 @@ def snapshot(agent: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("kind", "name", "preset"), CASES)
 def test_contract(kind: str, name: str, preset: str) -> None:
-    agent, method = trained(kind), make_method(kind, name, preset)
+    method = quick_method(kind, name, preset)
+    agent = trained(kind, method)
     before = snapshot(agent)
     objects = {n: dict(l.online.named_parameters()) for n, l in agent.learners.items()}
     addresses = {n: {k: p.data_ptr() for k, p in objects[n].items()} for n in objects}
@@ -84,7 +86,7 @@ def test_contract(kind: str, name: str, preset: str) -> None:
             assert parameter.data_ptr() == addresses[n][key], f"{n}.{key} moved"
             assert torch.isfinite(parameter).all()
         assert moments[n] == [t.data_ptr() for s in learner.optimizer.state.values() for t in s.values()]
-        assert_optimizer(learner, before[n]["optimizer"], method)
+        assert_optimizer(learner, before[n]["optimizer"], method, report.learners[n].touched)
         if learner.target is not None:
             assert_target(learner, before[n], method)
 
@@ -113,13 +115,18 @@ def test_contract(kind: str, name: str, preset: str) -> None:
         assert any(not torch.equal(weights[n][k], p) for k, p in objects[n].items()), f"{n} does not learn"
 
 
-def assert_optimizer(learner: Any, before: dict[str, Any], method: ResetMethod) -> None:
+def assert_optimizer(learner: Any, before: dict[str, Any], method: ResetMethod, touched: list[str]) -> None:
+    names = {id(parameter): name for name, parameter in learner.online.named_parameters()}
     for index, (parameter, state) in enumerate(learner.optimizer.state.items()):
         old = before["state"][index]
         for key, value in state.items():
             if key != "step":
                 assert value.shape == parameter.shape
-            if method.optimizer == "keep" or (method.optimizer == "clear" and key == "step"):
+            if isinstance(method, Recycler):
+                assert ((value == old[key]) | (value == 0)).all()  # cleared in places, or kept
+            elif method.optimizer == "keep" or (method.optimizer == "clear" and key == "step"):
+                assert torch.equal(value, old[key])
+            elif method.optimizer == "touched" and names[id(parameter)] not in touched:  # noqa: SIM114
                 assert torch.equal(value, old[key])
             else:
                 assert not value.any()
@@ -142,7 +149,8 @@ def assert_target(learner: Any, before: dict[str, Any], method: ResetMethod) -> 
 def test_the_same_generator_gives_the_same_reset(kind: str, name: str) -> None:
     states = []
     for _ in range(2):
-        agent, method = trained(kind), make_method(kind, name, "paper")
+        method = quick_method(kind, name)
+        agent = trained(kind, method)
         agent.reset(method, torch.Generator().manual_seed(3), agent.sample(8, np.random.default_rng(0)))
         states.append(snapshot(agent))
     for n in states[0]:
@@ -151,14 +159,23 @@ def test_the_same_generator_gives_the_same_reset(kind: str, name: str) -> None:
             assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
+def through_a_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint on the disk makes of a method's state."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_checkpoint(Path(folder), 1, {"method": state})
+        read: dict[str, Any] = load_checkpoint(path, CPU)["method"]
+    return read
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", method_names())
 def test_the_state_after_a_reset_goes_on_bit_for_bit(kind: str, name: str) -> None:
-    first = trained(kind)
-    method = make_method(kind, name, "paper")
+    method, other = quick_method(kind, name), quick_method(kind, name)
+    first = trained(kind, method)
     first.reset(method, torch.Generator().manual_seed(3), first.sample(8, np.random.default_rng(0)))
-    second = make_agent(kind, seed=99)
+    second = make_agent(kind, seed=99, method=other)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
+    other.load_state_dict(through_a_checkpoint(method.state_dict()))
     for agent in (first, second):
         experience(agent, 10, np.random.default_rng(6))
     one, two = snapshot(first), snapshot(second)
@@ -166,3 +183,57 @@ def test_the_state_after_a_reset_goes_on_bit_for_bit(kind: str, name: str) -> No
         for part in ("online", "target"):
             assert one[n][part].keys() == two[n][part].keys()
             assert all(torch.equal(one[n][part][k], two[n][part][k]) for k in one[n][part])
+
+
+CONTINUOUS = [name for name in method_names() if not method_class(name).acts_only_at_events]
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, m) for k in KINDS for m in CONTINUOUS])
+def test_what_acts_in_training_keeps_the_contract_there(kind: str, name: str) -> None:
+    """In every update too: parameters stay in place, the global generators stand still, all is finite."""
+    agent, plain = make_agent(kind, method=quick_method(kind, name)), make_agent(kind)
+    objects = {n: dict(l.online.named_parameters()) for n, l in agent.learners.items()}
+    addresses = {n: {k: p.data_ptr() for k, p in objects[n].items()} for n in objects}
+    torch_global, numpy_global = torch.get_rng_state(), numpy_state()
+    for each in (agent, plain):
+        experience(each, 18, np.random.default_rng(1))
+    assert torch.equal(torch_global, torch.get_rng_state())
+    assert np.array_equal(numpy_global, numpy_state())
+    for n, learner in agent.learners.items():
+        now = dict(learner.online.named_parameters())
+        assert now.keys() == objects[n].keys()
+        for key, parameter in now.items():
+            assert parameter is objects[n][key] and parameter.data_ptr() == addresses[n][key]
+            assert torch.isfinite(parameter).all()
+        one, two = (
+            torch.cat([p.flatten() for p in l.online.parameters()]) for l in (learner, plain.learners[n])
+        )
+        assert one.shape != two.shape or not torch.equal(one, two), f"{name} changes nothing in {n}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_method_training_is_the_paper_s(kind: str) -> None:
+    """Bit for bit the update without hooks, written down again here."""
+    agent, plain = make_agent(kind), make_agent(kind)
+    for learner in plain.learners.values():
+        learner.descend = partial(plain_descent, learner)
+    for each in (agent, plain):
+        experience(each, 25, np.random.default_rng(1))
+    one, two = snapshot(agent), snapshot(plain)
+    for n in one:
+        for part in ("online", "target"):
+            assert all(torch.equal(one[n][part][k], two[n][part][k]) for k in one[n][part])
+
+
+def plain_descent(learner: Any, loss: torch.Tensor) -> None:
+    parameters = list(learner.online.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    learner.optimizer.step()
+
+
+@pytest.mark.parametrize("name", [n for n in method_names() if method_class(n).acts_only_at_events])
+def test_what_acts_at_events_has_no_hook_in_training(name: str) -> None:
+    """So that a run with it can share its beginning with a run without it."""
+    for hook in ("build", "make_optimizer", "penalty", "after_backward", "after_update"):
+        assert getattr(method_class(name), hook) is getattr(ResetMethod, hook)
