@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "records as tidy tables",
     "eval": "evaluate a finished or interrupted run, and film it",
     "measure": "measures of plasticity of a run's newest checkpoint",
+    "probe": "a method's effect on plasticity in a minute, without an environment",
     "methods": "the reset methods, a line each",
     "envs": "the environments, a line each",
     "suites": "the built-in suites, a line each",
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], list(COMMANDS))
-        command = importlib.import_module(f"fire_rl.launch.commands.{words[0]}")
+        command = importlib.import_module(f"fire_rl.launch.commands.{words[0].replace('-', '_')}")
         code: int = command.main(words[1:])
         return code
     except (ValueError, MemoryError, FileNotFoundError) as error:
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """What `fire-rl --help` prints."""
-    lines = [f"  {name:<9} {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {name:<13} {summary}" for name, summary in COMMANDS.items()]
     last = "fire-rl COMMAND --help tells a command's options."
     return "\n".join(["usage: fire-rl COMMAND [options]", "", *lines, "", last])
 
