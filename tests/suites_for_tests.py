@@ -71,8 +71,11 @@ def finish(process: subprocess.Popen[str], code: int = 0, timeout: float = 300) 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Return as soon as `condition` holds; fail when `process` ends before it does."""
     while not condition():
-        if process.poll() is not None:
-            assert condition(), process.communicate()
+        try:
+            process.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        assert condition(), process.communicate()
 
 
 def assert_same_records(folder: Path, reference: Path) -> list[Path]:

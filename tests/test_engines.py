@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -54,8 +55,19 @@ def at_work(folder: Path) -> Callable[[], bool]:
     return lambda: any(checkpoints(p.parent / "checkpoints") for p in folder.rglob("config.json"))
 
 
-def gone(pids: list[int]) -> Callable[[], bool]:
-    return lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids)
+def have_ended(processes: list[int], seconds: float) -> bool:
+    """Whether all end within `seconds`; takes the file descriptors of processes, which are closed."""
+    poll = select.poll()
+    for descriptor in processes:
+        poll.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    waiting = set(processes)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for descriptor, _ in poll.poll(1000 * left):
+            poll.unregister(descriptor)
+            os.close(descriptor)
+            waiting.remove(descriptor)
+    return not waiting
 
 
 def test_a_suite_whose_workers_are_killed_at_random_ends_as_the_undisturbed_one(
@@ -89,12 +101,10 @@ def test_a_launcher_that_dies_leaves_no_orphan_and_the_same_command_goes_on(
     folder = tmp_path / "tiny"
     launcher = bench(file, tmp_path, "--workers", "2", "--no-fork")
     wait_until(lambda: at_work(folder)() and len(workers_of(launcher.pid)) == 2, launcher)
-    workers = workers_of(launcher.pid)
+    workers = [os.pidfd_open(pid) for pid in workers_of(launcher.pid)]
     launcher.send_signal(number)
     launcher.wait(60)
-    deadline = time.monotonic() + 30  # the promise: state saved within 30 s
-    while not gone(workers)():
-        assert time.monotonic() < deadline
+    assert have_ended(workers, seconds=30), "orphans"
     states = [load_run(path).status for run in find_runs(folder) for path in [run.path]]
     assert "interrupted" in {status.state for status in states}
     assert {status.state for status in states} <= {
