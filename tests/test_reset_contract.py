@@ -122,11 +122,15 @@ def assert_optimizer(learner: Any, before: dict[str, Any], method: ResetMethod, 
         for key, value in state.items():
             if key != "step":
                 assert value.shape == parameter.shape
+            is_kept = {
+                "keep": True,
+                "clear": key == "step",
+                "touched": names[id(parameter)] not in touched,
+                "recreate": False,
+            }[method.optimizer]
             if isinstance(method, Recycler):
                 assert ((value == old[key]) | (value == 0)).all()  # cleared in places, or kept
-            elif method.optimizer == "keep" or (method.optimizer == "clear" and key == "step"):
-                assert torch.equal(value, old[key])
-            elif method.optimizer == "touched" and names[id(parameter)] not in touched:  # noqa: SIM114
+            elif is_kept:
                 assert torch.equal(value, old[key])
             else:
                 assert not value.any()
@@ -199,16 +203,17 @@ def test_what_acts_in_training_keeps_the_contract_there(kind: str, name: str) ->
         experience(each, 18, np.random.default_rng(1))
     assert torch.equal(torch_global, torch.get_rng_state())
     assert np.array_equal(numpy_global, numpy_state())
+    one, two = (
+        torch.cat([p.detach().flatten() for l in each.learners.values() for p in l.online.parameters()])
+        for each in (agent, plain)
+    )
+    assert one.shape != two.shape or not torch.equal(one, two), f"{name} changes nothing"
     for n, learner in agent.learners.items():
         now = dict(learner.online.named_parameters())
         assert now.keys() == objects[n].keys()
         for key, parameter in now.items():
             assert parameter is objects[n][key] and parameter.data_ptr() == addresses[n][key]
             assert torch.isfinite(parameter).all()
-        one, two = (
-            torch.cat([p.flatten() for p in l.online.parameters()]) for l in (learner, plain.learners[n])
-        )
-        assert one.shape != two.shape or not torch.equal(one, two), f"{name} changes nothing in {n}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
