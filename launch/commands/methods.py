@@ -17,6 +17,7 @@ def main(argv: list[str]) -> int:
     tyro.cli(Options, args=argv, prog="fire-rl methods")
     from fire_rl.method import method_class, method_names
 
+    width = max(map(len, method_names()))
     for name in method_names():
-        print(f"{name:<22} {(method_class(name).__doc__ or '').strip().splitlines()[0]}")
+        print(f"{name:<{width}} {(method_class(name).__doc__ or '').strip().splitlines()[0]}")
     return 0
