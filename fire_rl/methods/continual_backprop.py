@@ -69,7 +69,8 @@ class ContinualBackprop(ContinuousMethod):
     def attach(self, learner: Learner) -> None:
         name, device = learner.name, next(learner.online.parameters()).device
         self.updates[name] = self.replaced[name] = 0
-        self._graph[name] = hidden_layers(learner.online)
+        # From output to input, so that a redrawn row does not undo a column of zeros.
+        self._graph[name] = hidden_layers(learner.online)[::-1]
         self._twin.pop(name, None)
         self._twin_from.pop(name, None)
         self._units[name] = {

@@ -59,7 +59,7 @@ class Recycler(ContinuousMethod):
             return
         twin = learner.fresh(generator)
         optimizer = learner.optimizer if module is learner.online else None
-        for layer in layers:
+        for layer in reversed(layers):  # so that a redrawn row does not undo a column of zeros before it
             recycle(module, layer, chosen[layer.name], twin, optimizer, self.step)
         self.recycled[learner.name] = self.recycled.get(learner.name, 0) + count
 

@@ -1,7 +1,8 @@
 """ReGraMa: recycle units that no longer learn.
 
 Liu, Wu, Obando-Ceron, Castro, Courville & Pan, "Measure gradients, not activations!", NeurIPS 2025,
-arXiv:2505.24061. Score of unit i: G_i = E|∂L/∂h_i| / mean_k E|∂L/∂h_k|; recycled if G_i ≤ τ.
+arXiv:2505.24061. Score of unit i: G_i = E|∂L/∂h_i| / mean_k E|∂L/∂h_k|; recycled if G_i ≤ τ. The released code
+puts the mean |gradient| of the unit's incoming weights in place of E|∂L/∂h_i|.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class ReGraMa(Recycler):
 
     tau: float = 0.01
     """Units whose score is at most this are recycled."""
-    gradient: Literal["units", "weights"] = "units"
-    """Of what: the `units` h as in the paper's formula, or their incoming `weights`, as a second-hand account
-    says of the released code (not verified)."""
+    gradient: Literal["weights", "units"] = "weights"
+    """Of what: the units' incoming `weights`, as the released code is said to do (second-hand), or the outputs
+    h of the `units` as in the formula. A dead ReLU has score 0 with the weights only."""
 
     def scores(
         self, learner: Learner, layers: list[HiddenLayer], generator: torch.Generator

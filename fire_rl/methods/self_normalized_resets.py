@@ -89,7 +89,7 @@ class SelfNormalizedResets(ContinuousMethod):
         count = int(torch.stack([mask.sum() for mask in overdue.values()]).sum())  # waits for the device
         if count:
             twin = learner.fresh(learner.generator)
-            for layer in self._graph[name]:
+            for layer in reversed(self._graph[name]):  # a redrawn row must not undo a column of zeros
                 recycle(learner.online, layer, overdue[layer.name], twin, learner.optimizer, self.step)
             self.recycled[name] += count
         if self.updates[name] % self.period == 0:
