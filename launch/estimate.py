@@ -15,8 +15,14 @@ from fire_rl.launch.plan import Plan, spaces
 
 # Frames of Atari compress to about 1/35 in the chunks of a checkpoint; vectors of floats hardly at all.
 COMPRESSION = {"atari": 1 / 35}
-# What stays of a finished run: weights and optimiser in the last checkpoint, rows, W&B's files. Measured.
-FINISHED_BYTES = {"atari": 40e6, "humanoid": 110e6, "control": 3e6}
+# What stays of a finished run with the default networks: weights and optimiser in the last checkpoint (measured:
+# 34 and 172 MB), rows, W&B's files.
+FINISHED_BYTES = {
+    ("dqn", "atari"): 40e6,
+    ("dqn", "control"): 5e6,
+    ("sac", "humanoid"): 180e6,
+    ("sac", "control"): 180e6,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ def estimate(plan: Plan, configs: Sequence[RunConfig]) -> Estimate:
     by_path = {config.path: config for config in configs}
     replay = {path: replay_bytes(config) for path, config in by_path.items()}
     stored = {path: int(replay[path] * COMPRESSION.get(_family(by_path[path]), 1.0)) for path in by_path}
-    disk = sum(int(FINISHED_BYTES[_family(config)]) for config in configs)
+    disk = sum(int(FINISHED_BYTES.get((config.run.agent, _family(config)), 0)) for config in configs)
     trunks: dict[Path, int] = {job.after: stored[job.path] for job in plan.jobs if job.after is not None}
     return Estimate(max(replay.values()), disk + sum(trunks.values()), max(stored.values()))
 
