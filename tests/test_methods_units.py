@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fire_rl.agents.learner import Learner
+from fire_rl.agents.learner import NO_METHOD, Learner
 from fire_rl.agents.networks import mlp
 from fire_rl.method import ResetMethod, make_method
 from fire_rl.units import HiddenLayer, hidden_layers
@@ -25,7 +25,7 @@ def learner_of(method: ResetMethod | None = None, hidden: tuple[int, ...] = (12,
         torch.Generator().manual_seed(1),
         torch.device("cpu"),
         with_target=True,
-        **({} if method is None else {"method": method}),
+        method=NO_METHOD if method is None else method,
     )
     learner.lend(lambda rows, rng: (ROWS,), lambda rows, rng: loss_of(learner))
     return learner

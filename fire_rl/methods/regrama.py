@@ -1,8 +1,8 @@
 """ReGraMa: recycle units that no longer learn.
 
 Liu, Wu, Obando-Ceron, Castro, Courville & Pan, "Measure gradients, not activations!", NeurIPS 2025,
-arXiv:2505.24061. Score of unit i: G_i = E|∂L/∂h_i| / mean_k E|∂L/∂h_k|; recycled if G_i ≤ τ. The released code
-puts the mean |gradient| of the unit's incoming weights in place of E|∂L/∂h_i|.
+arXiv:2505.24061. Score of unit i: G_i = E|∂L/∂h_i| / mean_k E|∂L/∂h_k|; recycled if G_i ≤ τ. The released
+code puts the mean |gradient| of the unit's incoming weights in place of E|∂L/∂h_i|.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ReGraMa(Recycler):
     tau: float = 0.01
     """Units whose score is at most this are recycled."""
     gradient: Literal["weights", "units"] = "weights"
-    """Of what: the units' incoming `weights`, as the released code is said to do (second-hand), or the outputs
-    h of the `units` as in the formula. A dead ReLU has score 0 with the weights only."""
+    """Of what: the units' incoming `weights`, as the released code is said to do (second-hand), or the
+    outputs h of the `units` as in the formula. A dead ReLU has score 0 with the weights only."""
 
     def scores(
         self, learner: Learner, layers: list[HiddenLayer], generator: torch.Generator
