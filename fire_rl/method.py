@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -214,11 +215,18 @@ class register:
 
     def __call__(self, cls: M) -> M:
         known = _REGISTRY.get(self.name)
-        if known is not None and known.__qualname__ != cls.__qualname__:
-            raise ValueError(f"two reset methods are called {self.name!r}: {known!r} and {cls!r}")
+        if known is not None and _place(known) != _place(cls):
+            places = f"{_place(known)} and {_place(cls)}"
+            raise ValueError(f"two reset methods are called {self.name!r}: {places}: rename one")
         cls.name = self.name
         _REGISTRY[self.name] = cls
         return cls
+
+
+def _place(cls: type[ResetMethod]) -> str:
+    """Class and file; the same for a file that is imported again."""
+    module = sys.modules.get(cls.__module__)
+    return f"{cls.__qualname__} in {getattr(module, '__file__', None) or cls.__module__}"
 
 
 def method_names() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+import zlib
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -39,7 +40,7 @@ def load_plugins(paths: Iterable[Path | str]) -> None:
         file = path.resolve()
         if not file.is_file():
             raise PluginError(f"--plugin {path}: there is no such file")
-        name = f"fire_rl_plugin_{file.stem}_{abs(hash(str(file)))}"
+        name = f"fire_rl_plugin_{file.stem}_{zlib.crc32(str(file).encode()):08x}"
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, file)

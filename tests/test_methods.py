@@ -1,6 +1,7 @@
 """What each method does to the numbers, and the paper's tables row by row."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,8 @@ def test_injection_into_a_network_without_a_place_for_it() -> None:
     del agent.q.online.injected
     with pytest.raises(ValueError, match="children `head` and `injected`"):
         paper("plasticity-injection").reset(agent.q, torch.Generator())
+
+
+def test_every_method_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    assert [name for name in method_names() if f"| `{name}` |" not in text] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import field, fields, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -38,11 +39,12 @@ def parse(argv: list[str]) -> RunConfig:
         chosen, rest = names.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from None
-    load_plugins(chosen.plugin)
+    plugins = [str(Path(file).resolve()) for file in chosen.plugin]  # a resumed run may start elsewhere
+    load_plugins(plugins)
     method = "+".join(chosen.method or [RunOptions.method])
     base = default_config(chosen.agent, chosen.env, method, chosen.preset)
     argv = [*rest, "--agent", chosen.agent, "--env", chosen.env, "--method", method]
-    argv += ["--preset", chosen.preset, *(["--plugin", *chosen.plugin] if chosen.plugin else [])]
+    argv += ["--preset", chosen.preset, *(["--plugin", *plugins] if plugins else [])]
     parts = {"agent": base.agent, "env": base.env, "method": base.method}
     options = [
         (f"{name}_options", Annotated[of, tyro.conf.arg(name=name)], field(default_factory=of))
