@@ -15,8 +15,8 @@ from fire_rl.launch.plan import Plan, spaces
 
 # Frames of Atari compress to about 1/35 in the chunks of a checkpoint; vectors of floats hardly at all.
 COMPRESSION = {"atari": 1 / 35}
-# What stays of a finished run with the default networks: weights and optimiser in the last checkpoint (measured:
-# 34 and 172 MB), rows, W&B's files.
+# What stays of a finished run with the default networks: weights and optimiser in the last checkpoint
+# (34 and 172 MB), rows, W&B's files.
 FINISHED_BYTES = {
     ("dqn", "atari"): 40e6,
     ("dqn", "control"): 5e6,

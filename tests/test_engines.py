@@ -6,7 +6,6 @@ import random
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from fire_rl.launch import cli
 from fire_rl.launch.checkpoint import checkpoints
 from fire_rl.launch.claims import HEARTBEAT_SECONDS, STALE_SECONDS, Claims
 from fire_rl.launch.engines.pool import LAUNCHER_LOG
-from fire_rl.launch.plan import TRUNKS
 from fire_rl.launch.suite import Suite
 from fire_rl.results.store import RunDirectory, find_runs, load_run
 from tests.suites_for_tests import (
@@ -112,7 +111,7 @@ def test_a_launcher_that_dies_leaves_no_orphan_and_the_same_command_goes_on(
         "running",
     }  # one may not have begun to train
     steps = max(status.agent_steps for status in states)
-    again = bench(file, tmp_path, "--workers", "2", "--no-fork")
+    again = bench(file, tmp_path, "--workers", "1", "--no-fork")
     wait_until(lambda: max(run.status.agent_steps for run in find_runs(folder)) > steps, again)
     again.terminate()
     again.wait(60)
@@ -128,6 +127,9 @@ def test_two_launchers_at_once_share_the_work(tmp_path: Path, reference: Path) -
     started = [row["run"] for row in log(folder) if row["event"] == "started"]
     assert len(started) == len(set(started)) == 6, "no job ran twice"
     assert {row["launcher"] for row in log(folder)} == {launcher.pid for launcher in launchers}
+    finish(bench(file, tmp_path, "--methods", "full-reset", "--seeds", "1"))
+    (latest,) = (row["run"] for row in log(folder)[len(started) * 2 :] if row["event"] == "started")
+    assert latest == "dqn/control/CartPole-v1/full-reset/s1", "a further method needs no new trunk"
 
 
 def breaking_method(folder: Path) -> Path:
@@ -145,7 +147,7 @@ def breaking_method(folder: Path) -> Path:
 
 
 def test_one_run_that_raises_and_one_that_does_not_fit_leave_the_others_alone(
-    tmp_path: Path, reference: Path
+    tmp_path: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A method that raises; a replay memory of a hundred terabytes."""
     text = tiny_suite(**ONE_ENV).text.replace('"none", "fire"', '"none", "breaks"').splitlines()
@@ -180,15 +182,9 @@ def test_one_run_that_raises_and_one_that_does_not_fit_leave_the_others_alone(
         path = Path("dqn/control/CartPole-v1") / run / "s1"
         assert load_run(folder / path).status.state == "finished"
         assert (folder / path / "train.jsonl").read_bytes() == (reference / path / "train.jsonl").read_bytes()
-    status = subprocess.run(
-        ["fire-rl", "status", str(folder)], capture_output=True, text=True, env=path_to_scripts()
-    )
-    assert status.returncode == 1
-    assert "2 failed" in status.stdout and "RuntimeError: this method is broken" in status.stdout
-
-
-def path_to_scripts() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    assert cli.main(["status", str(folder)]) == 1
+    told = capsys.readouterr().out
+    assert "2 failed" in told and "RuntimeError: this method is broken" in told
 
 
 def test_branches_of_a_failed_trunk_say_so(tmp_path: Path) -> None:
@@ -267,15 +263,3 @@ def test_a_run_that_somebody_runs_by_hand_is_left_to_them(tmp_path: Path) -> Non
         assert not (tmp_path / "tiny" / LAUNCHER_LOG).exists()
     finish(launcher)
     assert load_run(config.path).status.state == "finished"
-
-
-def test_trunks_are_hidden_from_figures_but_kept_for_further_methods(tmp_path: Path, reference: Path) -> None:
-    file = write_suite(tmp_path, tiny_suite(**ONE_ENV))
-    finish(bench(file, tmp_path, "--methods", "none,fire"))
-    folder = tmp_path / "tiny"
-    (trunk,) = (folder / TRUNKS).rglob("config.json")
-    before = trunk.stat().st_mtime_ns
-    finish(bench(file, tmp_path, "--methods", "half"))
-    assert trunk.stat().st_mtime_ns == before
-    path = Path("dqn/control/CartPole-v1/half/s1")
-    assert (folder / path / "eval.jsonl").read_bytes() == (reference / path / "eval.jsonl").read_bytes()
