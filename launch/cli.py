@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:
+        print("fire-rl: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
 
 
