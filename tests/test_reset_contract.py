@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from fire_rl.agents import AGENTS
-from fire_rl.agents.replay import ReplayMemory
 from fire_rl.launch.checkpoint import load_checkpoint, save_checkpoint
+from fire_rl.launch.contract import check_reset, trained
 from fire_rl.launch.reports import event_row
 from fire_rl.method import ResetMethod, method_class, method_names
-from fire_rl.methods.recycling import Recycler
+from fire_rl.units import hidden_layers
 from tests.agents_for_tests import CPU, experience, make_agent, quick_method
 
 KINDS = ("dqn", "dqn-pixels", "sac") if "sac" in AGENTS else ("dqn", "dqn-pixels")
@@ -27,24 +27,10 @@ CASES = [
 ]
 
 
-def trained(kind: str, method: ResetMethod) -> Any:
-    """An agent that has learnt a little, under `method` from the start."""
-    agent = make_agent(kind, method=method)
-    experience(agent, 40 if kind != "dqn-pixels" else 20, np.random.default_rng(1))
-    return agent
-
-
 def numpy_state() -> Any:
     """State of NumPy's global generator, which nothing may move."""
     state: Any = np.random.get_state()  # noqa: NPY002
     return state[1].copy()
-
-
-def contents(memory: ReplayMemory) -> list[Any]:
-    return [
-        (chunk.place, chunk.writes, {name: array.numpy().tobytes() for name, array in chunk.read().items()})
-        for chunk in memory.state_dict()["chunks"]
-    ]
 
 
 def snapshot(agent: Any) -> dict[str, Any]:
@@ -63,41 +49,15 @@ def snapshot(agent: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("kind", "name", "preset"), CASES)
 def test_contract(kind: str, name: str, preset: str) -> None:
     method = quick_method(kind, name, preset)
-    agent = trained(kind, method)
-    before = snapshot(agent)
-    objects = {n: dict(l.online.named_parameters()) for n, l in agent.learners.items()}
-    addresses = {n: {k: p.data_ptr() for k, p in objects[n].items()} for n in objects}
-    moments = {
-        n: [t.data_ptr() for s in l.optimizer.state.values() for t in s.values()]
-        for n, l in agent.learners.items()
-    }
-    streams = {k: v for k, v in agent.state_dict().items() if k.endswith("rng")}
-    streams = copy.deepcopy(streams)
-    torch_global, numpy_global = torch.get_rng_state(), numpy_state()
-    memory = contents(agent.memory)
+    assert check_reset(trained(kind, method), method) == []
 
+
+@pytest.mark.parametrize(("kind", "name", "preset"), CASES)
+def test_the_event_record_is_complete(kind: str, name: str, preset: str) -> None:
+    method = quick_method(kind, name, preset)
+    agent = trained(kind, method)
     rng = torch.Generator().manual_seed(3)
     report = agent.reset(method, rng, agent.sample(64, np.random.default_rng(4)))
-
-    for n, learner in agent.learners.items():
-        now = dict(learner.online.named_parameters())
-        for key, parameter in objects[n].items():
-            assert now[key] is parameter, f"{n}.{key} is another object"
-            assert parameter.data_ptr() == addresses[n][key], f"{n}.{key} moved"
-            assert torch.isfinite(parameter).all()
-        assert moments[n] == [t.data_ptr() for s in learner.optimizer.state.values() for t in s.values()]
-        assert_optimizer(learner, before[n]["optimizer"], method, report.learners[n].touched)
-        if learner.target is not None:
-            assert_target(learner, before[n], method)
-
-    # Training's own random streams, the global ones and the memory have not moved.
-    for key, value in streams.items():
-        assert repr(agent.state_dict()[key]) == repr(value), f"{key} moved"
-    assert torch.equal(torch_global, torch.get_rng_state())
-    assert np.array_equal(numpy_global, numpy_state())
-    assert contents(agent.memory) == memory
-
-    # The event record is complete.
     row, tables = event_row({"agent_steps": 1, "env_steps": 1, "updates": 1}, name, method, report)
     assert row["options"]["name"] == name
     for n in agent.learners:
@@ -107,46 +67,6 @@ def test_contract(kind: str, name: str, preset: str) -> None:
     names = {(r["learner"], r["name"]) for r in tables["projection"]}
     assert all(np.isfinite([r["sfe"], r["dfi_before"], r["dfi_after"]]).all() for r in tables["projection"])
     assert {n for n, _ in names} == set(agent.learners)
-
-    # The optimiser still steps the parameters, and what may learn does.
-    weights = {n: {k: p.clone() for k, p in objects[n].items()} for n in objects}
-    experience(agent, 10, np.random.default_rng(5))
-    for n in objects:
-        assert any(not torch.equal(weights[n][k], p) for k, p in objects[n].items()), f"{n} does not learn"
-
-
-def assert_optimizer(learner: Any, before: dict[str, Any], method: ResetMethod, touched: list[str]) -> None:
-    names = {id(parameter): name for name, parameter in learner.online.named_parameters()}
-    for index, (parameter, state) in enumerate(learner.optimizer.state.items()):
-        old = before["state"][index]
-        for key, value in state.items():
-            if key != "step":
-                assert value.shape == parameter.shape
-            is_kept = {
-                "keep": True,
-                "clear": key == "step",
-                "touched": names[id(parameter)] not in touched,
-                "recreate": False,
-            }[method.optimizer]
-            if isinstance(method, Recycler):
-                assert ((value == old[key]) | (value == 0)).all()  # cleared in places, or kept
-            elif is_kept:
-                assert torch.equal(value, old[key])
-            else:
-                assert not value.any()
-
-
-def assert_target(learner: Any, before: dict[str, Any], method: ResetMethod) -> None:
-    online, target = learner.online.state_dict(), learner.target.state_dict()
-    assert online.keys() == target.keys()
-    for key, value in target.items():
-        if method.target == "copy":
-            assert torch.equal(value, online[key])
-        elif method.target == "keep":
-            assert torch.equal(value, before["target"][key])
-        elif method.target == "touched" and key in before["online"]:
-            changed = not torch.equal(online[key], before["online"][key])
-            assert torch.equal(value, online[key] if changed else before["target"][key])
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, m) for k in KINDS for m in method_names()])
@@ -198,6 +118,11 @@ def test_what_acts_in_training_keeps_the_contract_there(kind: str, name: str) ->
     agent, plain = make_agent(kind, method=quick_method(kind, name)), make_agent(kind)
     objects = {n: dict(l.online.named_parameters()) for n, l in agent.learners.items()}
     addresses = {n: {k: p.data_ptr() for k, p in objects[n].items()} for n in objects}
+    for each in (agent, plain):  # dead units, so that there is something to recycle
+        for learner in each.learners.values():
+            layer = hidden_layers(learner.online)[0]
+            with torch.no_grad():
+                learner.online.get_parameter(f"{layer.name}.bias")[..., :2] = -1e3
     torch_global, numpy_global = torch.get_rng_state(), numpy_state()
     for each in (agent, plain):
         experience(each, 18, np.random.default_rng(1))
@@ -242,3 +167,34 @@ def test_what_acts_at_events_has_no_hook_in_training(name: str) -> None:
     """So that a run with it can share its beginning with a run without it."""
     for hook in ("build", "make_optimizer", "penalty", "after_backward", "after_update"):
         assert getattr(method_class(name), hook) is getattr(ResetMethod, hook)
+
+
+COMPOSITIONS = (
+    "fire+layer-norm",
+    "crelu+layer-norm+continual-backprop",
+    "muon+redo+l2-init",
+    "upgd+self-normalized-resets+spectral-regularization",
+    "shrink-perturb+hare-tortoise",
+)
+
+
+@pytest.mark.parametrize("kind", ("dqn", "sac"))
+@pytest.mark.parametrize("names", COMPOSITIONS)
+def test_compositions_learn_reset_and_go_on_bit_for_bit(kind: str, names: str) -> None:
+    def together() -> ResetMethod:
+        parts = {name.replace("-", "_"): quick_method(kind, name) for name in names.split("+")}
+        return method_class(names)(**parts)  # type: ignore[arg-type]
+
+    method, other = together(), together()
+    first = trained(kind, method)
+    first.reset(method, torch.Generator().manual_seed(3), first.sample(8, np.random.default_rng(0)))
+    second = make_agent(kind, seed=99, method=other)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    other.load_state_dict(through_a_checkpoint(method.state_dict()))
+    for agent in (first, second):
+        experience(agent, 10, np.random.default_rng(6))
+    one, two = snapshot(first), snapshot(second)
+    for n in one:
+        for part in ("online", "target"):
+            assert all(torch.isfinite(value).all() for value in one[n][part].values())
+            assert all(torch.equal(one[n][part][k], two[n][part][k]) for k in one[n][part])

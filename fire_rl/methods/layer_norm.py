@@ -25,8 +25,6 @@ def insert_norms(network: nn.Module, eps: float) -> None:
     for layer in hidden_layers(network):
         if layer.norms:
             raise ValueError(f"{layer.name} already has a norm before its activation ({layer.norms[0]})")
-        if layer.copies > 1:
-            raise ValueError(f"{layer.activation} is a CReLU: norms must be put before it in the order given")
         norm: nn.Module
         if layer.is_stacked:
             norm = EnsembleLayerNorm(layer.members, layer.units, eps)

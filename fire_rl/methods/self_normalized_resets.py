@@ -64,10 +64,12 @@ class SelfNormalizedResets(ContinuousMethod):
         self.recycled: dict[str, int] = {}
         self._graph: dict[str, list[HiddenLayer]] = {}
         self._units: dict[str, dict[str, _Layer]] = {}
+        self._device: dict[str, torch.device] = {}
 
     def attach(self, learner: Learner) -> None:
         self.updates[learner.name] = self.recycled[learner.name] = 0
         self._graph[learner.name] = hidden_layers(learner.online)
+        self._device[learner.name] = next(learner.online.parameters()).device
         self._units[learner.name] = {}  # the batch size tells the number of bins, at the first update
 
     def after_update(self, learner: Learner, activations: Mapping[str, Tensor]) -> None:
@@ -77,7 +79,7 @@ class SelfNormalizedResets(ContinuousMethod):
         for layer in self._graph[name]:
             activation = activations[layer.activation]
             batch = activation.shape[1] if layer.is_stacked else activation.shape[0]
-            units = self._units[name].get(layer.name) or self._begin(name, layer, batch, activation.device)
+            units = self._units[name].get(layer.name) or self._begin(name, layer, batch)
             fired = (layer.by_unit(activation) > 0).flatten(1, 2).any(1)
             # One update of silence is one bin; a unit that fires again, or is given up, closes its interval.
             units.silent += ~fired
@@ -96,9 +98,9 @@ class SelfNormalizedResets(ContinuousMethod):
             for units in self._units[name].values():
                 self._adapt(units)
 
-    def _begin(self, learner: str, layer: HiddenLayer, batch: int, device: torch.device) -> _Layer:
+    def _begin(self, learner: str, layer: HiddenLayer, batch: int) -> _Layer:
         bins = -(-self.longest // batch) + 1
-        shape = (layer.members, layer.units)
+        shape, device = (layer.members, layer.units), self._device[learner]
         units = _Layer(
             silent=torch.zeros(shape, dtype=torch.int64, device=device),
             threshold=torch.full(shape, -(-self.start // batch), dtype=torch.int64, device=device),
@@ -126,4 +128,8 @@ class SelfNormalizedResets(ContinuousMethod):
         self.updates.update(state["updates"])
         self.recycled.update(state["recycled"])
         for name, layers in state["layers"].items():
-            self._units[name] = {layer: _Layer(**tensors) for layer, tensors in layers.items()}
+            device = self._device[name]  # a checkpoint is read to the CPU
+            self._units[name] = {
+                layer: _Layer(**{key: value.to(device, copy=True) for key, value in tensors.items()})
+                for layer, tensors in layers.items()
+            }
