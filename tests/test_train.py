@@ -148,7 +148,9 @@ def logged(path: Path, bytes_at_least: int) -> Callable[[], bool]:
     return lambda: file.exists() and file.stat().st_size > bytes_at_least
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+)
 def test_an_interrupted_run_saves_its_state_and_goes_on_bit_for_bit(
     tmp_path: Path, number: int, code: int
 ) -> None:
@@ -162,19 +164,6 @@ def test_an_interrupted_run_saves_its_state_and_goes_on_bit_for_bit(
     assert "the same command continues" in errors
     assert load_run(path).status.state == "interrupted"
     assert load_run(path).status.agent_steps < 3_000
-    subprocess.run(words, check=True, capture_output=True)
-    assert rows(path) == rows(whole)
-    assert all(torch.equal(v, weights(path)[k]) for k, v in weights(whole).items())
-
-
-def test_a_killed_run_goes_on_bit_for_bit_on_atari(tmp_path: Path) -> None:
-    settings = {**ASTERIX, "agent_steps": 400, "method": "fire", "checkpoint_minutes": 0.004}
-    whole = run(tmp_path / "whole", settings)
-    words = command(tmp_path / "cut", settings)
-    path = located(make_config({**settings, "out": tmp_path / "cut"})).path
-    for size in (100, 900):
-        process = start_and(signal.SIGKILL, words, path, logged(path, size))
-        process.communicate()
     subprocess.run(words, check=True, capture_output=True)
     assert rows(path) == rows(whole)
     assert all(torch.equal(v, weights(path)[k]) for k, v in weights(whole).items())
