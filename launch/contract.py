@@ -160,7 +160,7 @@ class _Before:
         self.moments = {
             n: {id(p): copy.copy(state) for p, state in l.optimizer.state.items()} for n, l in learners
         }
-        self.values = {
+        self.values: dict[str, dict[str, Any]] = {
             n: copy.deepcopy(
                 {
                     "online": dict(l.online.state_dict()),
@@ -224,16 +224,10 @@ class _Before:
                     yield Breach("breaks the optimiser", f"{where} was replaced: write into it in place")
                     continue
                 kept, cleared = new == old_values[one][key], new == 0
-                if own_event:
-                    is_right = kept | cleared
-                else:
-                    keeps = {
-                        "keep": True,
-                        "clear": key == "step",
-                        "touched": names.get(one) not in touched,
-                        "recreate": False,
-                    }
-                    is_right = kept if keeps[method.optimizer] else cleared
+                keeps = {"keep": True, "clear": key == "step", "touched": names.get(one) not in touched}
+                is_right = kept if keeps.get(method.optimizer, False) else cleared
+                if own_event or (method.optimizer == "keep" and kept.any()):
+                    is_right = kept | cleared  # recycling clears the entries of the units that start over
                 if not is_right.all():
                     yield Breach("breaks the optimiser", f"{where} is not what {method.optimizer!r} says")
 

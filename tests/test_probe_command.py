@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fire_rl.launch.cli import main
-from fire_rl.launch.probe import Setting, fits
+from fire_rl.launch.probe import NetworkName, Setting, fits
 
 SHORT = Setting(tasks=3, images=32, updates=5, batch_size=16)
 
@@ -24,7 +24,7 @@ def test_the_loss_of_plasticity_and_its_cure_are_plainly_visible(method: str, is
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_methods_differ_from_the_second_task_on(network: str) -> None:
+def test_methods_differ_from_the_second_task_on(network: NetworkName) -> None:
     one, other = (list(fits(method, network, SHORT)) for method in ("none", "full-reset"))
     assert (one[0].accuracy, one[0].dormant_ratio) == (other[0].accuracy, other[0].dormant_ratio)
     assert one[1:] != [replace(fit, method="none") for fit in other[1:]]
