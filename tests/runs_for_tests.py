@@ -107,7 +107,8 @@ def run_until_killed(out: Path, settings: dict[str, Any], calls: int | None) -> 
 
 def _attempt(out: Path, settings: dict[str, Any], calls: int | None) -> None:
     torch.set_num_threads(1)
-    os.fsync = lambda _: None  # a killed process leaves what it wrote to the system; a dead machine would not
+    # What a killed process wrote is with the system; to wait for the disk would only take time.
+    os.fsync = lambda fd: None
     made = 0
     genuine = Run.loop
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def stop_at(agent_steps: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Run, "step", step)
 
 
-DAMAGE = {
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "truncated manifest": ("manifest.json", lambda content: content[: len(content) // 2]),
     "flipped byte": ("agent.safetensors", lambda content: bytes([content[0] ^ 1]) + content[1:]),
     "truncated chunk": ("chunk", lambda content: content[: len(content) // 2]),
