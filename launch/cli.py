@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "records as tidy tables",
     "eval": "evaluate a finished or interrupted run, and film it",
     "measure": "measures of plasticity of a run's newest checkpoint",
+    "new-method": "write the file of a new method, and its test",
     "check-method": "does a method keep the reset contract?",
     "probe": "a method's effect on plasticity in a minute, without an environment",
     "methods": "the reset methods, a line each",
