@@ -8,7 +8,7 @@ Nature 632, 2024. Utility of unit i: u ← η u + (1 − η) mean|h_i| · mean_j
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -81,6 +81,12 @@ class ContinualBackprop(ContinuousMethod):
             )
             for layer in self._graph[name]
         }
+
+    def let_all_mature(self, learners: Iterable[Learner]) -> None:
+        """Count all units as old enough to be replaced, as late in a run."""
+        for learner in learners:
+            self.updates[learner.name] += self.maturity
+            self._fresh(learner)
 
     def after_update(self, learner: Learner, activations: Mapping[str, Tensor]) -> None:
         name = learner.name
