@@ -22,7 +22,7 @@ import zstandard
 from torch import Tensor
 
 from fire_rl.agents.replay import Chunk
-from fire_rl.launch.files import digest, sync, write_durably
+from fire_rl.launch.files import digest, sync
 
 LEVEL = 1  # of compression: higher ones take several times as long and save little on Atari frames
 SUFFIX = ".zst"
@@ -41,9 +41,12 @@ class ChunkStore:
     def __init__(self, checkpoints: Path) -> None:
         self.folder = checkpoints / "chunks"
         self._stored: dict[tuple[int, int], tuple[int, str]] = {}  # by place: writes, name of the file
+        self._unsynced: list[Path] = []  # written, but perhaps not on the disk yet
 
     def put(self, chunk: Chunk) -> str:
         """Store a chunk, unless it is what was stored from its place before; returns its name.
+
+        It is on the disk after the next `sync`.
 
         Raises:
             OSError: when it cannot be written.
@@ -56,8 +59,9 @@ class ChunkStore:
         name = hashlib.sha256(content).hexdigest() + SUFFIX
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".tmp-{os.getpid()}"
-        write_durably(temporary, content)
+        temporary.write_bytes(content)
         temporary.rename(self.folder / name)  # over what a damaged checkpoint may have left there
+        self._unsynced.append(self.folder / name)
         self._stored[chunk.place] = (chunk.writes, name)
         return name
 
@@ -86,7 +90,10 @@ class ChunkStore:
         self.sync()
 
     def sync(self) -> None:
-        """Wait until the names of the files are on the disk."""
+        """Wait until all chunks are on the disk: once for many, since a wait costs as much as a write."""
+        while self._unsynced:
+            sync(self._unsynced[-1])
+            self._unsynced.pop()
         if self.folder.exists():
             sync(self.folder)
 
@@ -96,6 +103,7 @@ class ChunkStore:
             if file.name not in names:
                 file.unlink()
         self._stored = {place: known for place, known in self._stored.items() if known[1] in names}
+        self._unsynced = [file for file in self._unsynced if file.name in names]
 
 
 def _read(file: Path) -> dict[str, Tensor]:
