@@ -1,6 +1,6 @@
 """What forking saves: the wall time of `fire-humanoid` in small sizes, with trunks and without.
 
-    python -m benchmarks.fork --agent-steps 6000
+    python -m benchmarks.fork --agent-steps 1400
 
 Runs the suite's five methods twice with `fire-rl bench`, one run at a time on one thread, and prints a
 Markdown table. With M methods and the reset at the middle, (1 + M) / 2M of the steps remain. CPU time is that
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--agent-steps", type=int, default=6_000)
+    parser.add_argument("--agent-steps", type=int, default=1_400)
     parser.add_argument("--envs", nargs="+", default=["humanoid/h1-walk"])
     options = parser.parse_args()
     steps = options.agent_steps

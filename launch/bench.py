@@ -71,8 +71,16 @@ def prepare(suite: Suite, folder: Path, plan: Plan) -> list[Job]:
 def bench(suite: Suite, folder: Path, plan: Plan, launch: Launch) -> int:
     """Run what is missing with `launch`, then draw the figure; returns the exit code."""
     todo = prepare(suite, folder, plan)
-    signal.signal(signal.SIGTERM, _interrupt)  # ends as Ctrl-C does: every run saves its state
-    failed = launch(todo, lambda failed: None) if not todo else _watched(todo, folder, launch)
+    previous = signal.signal(signal.SIGTERM, _interrupt)  # ends as Ctrl-C does: every run saves its state
+    try:
+        failed = _watched(todo, folder, launch) if todo else {}
+    except KeyboardInterrupt:
+        print(
+            f"stopped: every run has saved its state in {folder}, the same command goes on", file=sys.stderr
+        )
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     for path, reason in failed.items():
         print(f"failed: {path}: {reason}", file=sys.stderr)
     draw(suite, folder)

@@ -93,7 +93,8 @@ def test_a_task_that_slurm_wants_back_saves_its_state_and_is_requeued(tmp_path: 
     ask("scancel", "--batch", "--signal=USR1", task)  # as SLURM does before a time limit
     until(lambda: "PENDING" in states())
     assert load_run(rows.parent).status.state == "interrupted"
-    ask("scontrol", "update", f"jobid={task}", "StartTime=now")  # a requeued task would wait two minutes
+    # A requeued task would wait two minutes; but within the second its credential is still revoked.
+    ask("scontrol", "update", f"jobid={task}", "StartTime=now+3seconds")
     until(lambda: set(states()) == {"COMPLETED"})
     assert load_run(rows.parent).status.attempt == 2
     assert len(assert_same_records(folder, whole)) == 1

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import tyro
 
+from fire_rl.agents.replay import free_host_bytes
 from fire_rl.launch.bench import Launch, bench, describe, prepare
 from fire_rl.launch.config import WandbMode
 from fire_rl.launch.engines.local import LocalWorkers, default_workers, visible_gpus
 from fire_rl.launch.engines.pool import run_jobs
 from fire_rl.launch.engines.slurm import SlurmOptions, scripts, submit
+from fire_rl.launch.estimate import replay_bytes
 from fire_rl.launch.plan import Job, Plan, make_plan
 from fire_rl.launch.suite import Overrides, load_suite
 from fire_rl.plugins import load_plugins
@@ -60,7 +62,7 @@ class Options:
     engine: Literal["local", "ray", "slurm"] = "local"
     """Who starts the runs: this process, a Ray cluster, or SLURM (jobs are submitted, and that is all)."""
     workers: int | Literal["auto"] = "auto"
-    """Runs at a time; auto: --per-gpu on each GPU, or as many as the cores have threads for."""
+    """Runs at a time; auto: --per-gpu on each GPU, else as many as cores and memory suffice for."""
     per_gpu: int = 4
     """Runs that share a GPU."""
     retries: int = 2
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> int:
         else:
             submit(prepare(suite, folder, plan), folder, options.slurm)
         return 0
-    workers, launch = _engine(options, plan, folder)
+    workers, launch = _engine(options, plan, folder, max(map(replay_bytes, configs)))
     if options.dry_run:
         print(describe(suite, plan, configs, workers))
         return 0
@@ -109,8 +111,12 @@ def _overrides(options: Options) -> Overrides:
     return Overrides(_split(options.envs), _split(options.methods), seeds, settings)
 
 
-def _engine(options: Options, plan: Plan, folder: Path) -> tuple[int, Launch]:
-    """How many runs there are at a time, and what runs them."""
+def _engine(options: Options, plan: Plan, folder: Path, memory_bytes: int) -> tuple[int, Launch]:
+    """How many runs there are at a time, and what runs them.
+
+    Args:
+        memory_bytes: replay memory of a run, of which there are not more at a time than fit.
+    """
     for name in ("per_gpu", "workers"):
         value = getattr(options, name)
         if value != "auto" and value < 1:
@@ -118,9 +124,11 @@ def _engine(options: Options, plan: Plan, folder: Path) -> tuple[int, Launch]:
     cpu_only = options.device == "cpu"
     gpus = [] if cpu_only else visible_gpus()
     threads = max(job.threads for job in plan.jobs)
-    workers = options.workers
-    if workers == "auto":
-        workers = default_workers(threads, len(gpus), options.per_gpu)
+    workers = default_workers(threads, len(gpus), options.per_gpu)
+    if options.workers != "auto":
+        workers = options.workers
+    elif not gpus:
+        workers = max(1, min(workers, int(0.8 * free_host_bytes() / memory_bytes)))
 
     def launch(jobs: Sequence[Job], tick: Callable[[dict[Path, str]], None]) -> dict[Path, str]:
         if options.engine == "local":
