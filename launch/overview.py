@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rich.console import Group
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -190,7 +191,7 @@ def render(overview: Overview, height: int | None = None) -> Group:
         table.add_row(*_cells(row))
     counts = ", ".join(f"{n} {state}" for state, n in overview.counts.items() if n)
     facts = [f"{len(overview.rows)} runs: {counts}"]
-    facts += [f"{overview.disk_bytes / 1e9:.2f} GB on disk"] if overview.disk_bytes else []
+    facts += [f"{decimal(overview.disk_bytes)} on disk"] if overview.disk_bytes else []
     facts += [f"{duration(overview.seconds_left)} left"] if overview.seconds_left else []
     more = [Text(f"… and {len(rows) - len(shown)} more")] if len(shown) < len(rows) else []
     return Group(Text("; ".join(facts)), table, *more, *_failures(overview.rows if height is None else ()))
