@@ -29,7 +29,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -38,10 +38,12 @@ from numpy.typing import NDArray
 
 from fire_rl.results.jsonl import cut_torn_tail, dumps, flat_columns, parse, plain, write_atomically
 from fire_rl.results.provenance import command_line, hardware, versions
+from fire_rl.results.status import State, Status, read_status
+
+__all__ = ["SCHEMA", "STREAMS", "Run", "RunDirectory", "State", "Status", "Stream", "find_runs", "load_run", "run_path"]
 
 SCHEMA = 1  # raise it when a reader of the old schema would misread the new one
 Stream = Literal["train", "episodes", "eval", "events", "measures", "timing"]
-State = Literal["queued", "running", "finished", "failed", "interrupted"]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 NAMES = {"agent", "env", "method", "seed"}  # what every configuration says under these keys
 
@@ -58,37 +60,6 @@ projection                       rows, one per weight tensor: learner, name, mat
 spectra                          of the first reset, one row per weight tensor: learner, name, and before and
                                  after at most 64 singular values of all its matrices, descending
 """
-
-
-@dataclass(frozen=True)
-class Status:
-    """Heartbeat of a run. `started` and `updated` are seconds since 1970."""
-
-    state: State = "queued"
-    agent_steps: int = 0
-    total_agent_steps: int = 0
-    attempt: int = 0  # how often the run was started
-    message: str = ""
-    wandb: str = ""  # "offline", "online", "disabled", or why it was lost
-    wandb_agent_steps: int = -1  # the last step that W&B was sent
-    pid: int = 0
-    host: str = ""
-    started: float = 0.0
-    updated: float = 0.0
-
-    def is_alive(self) -> bool:
-        """Whether the process that wrote this may still be at work; always true for another host."""
-        if self.state != "running":
-            return False
-        if self.host != socket.gethostname():
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # it exists, and belongs to someone else
-            return True
-        return True
 
 
 def run_path(out: str | Path, agent: str, env: str, method: str, seed: int) -> Path:
@@ -154,7 +125,7 @@ class RunDirectory(_Identified):
             raise ValueError(f"{self.path} is a file: give a directory for the run, or move the file away")
         if self.exists:
             self.record = _read_config(self.path)
-            self.status = _read_status(self.path)
+            self.status = read_status(self.path)
             self._open()
 
     @property
@@ -312,7 +283,7 @@ def load_run(path: str | Path) -> Run:
         ValueError: when there is no run, or its record is unreadable or of a newer schema.
     """
     path = Path(path)
-    return Run(path, _read_config(path), _read_status(path))
+    return Run(path, _read_config(path), read_status(path))
 
 
 def find_runs(root: str | Path, on_problem: Callable[[str], None] | None = None) -> list[Run]:
@@ -367,17 +338,6 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has records of schema {schema}, and this version reads up to {SCHEMA}: update fire-rl"
         )
     return dict(record)
-
-
-def _read_status(path: Path) -> Status:
-    try:
-        content = json.loads((path / "status.json").read_text())
-        known = {f.name for f in fields(Status)}
-        return Status(**{key: value for key, value in content.items() if key in known})
-    except FileNotFoundError:
-        return Status()
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}/status.json cannot be read ({error})") from error
 
 
 def _name(value: Any) -> str:
