@@ -40,7 +40,18 @@ from fire_rl.results.jsonl import cut_torn_tail, dumps, flat_columns, parse, pla
 from fire_rl.results.provenance import command_line, hardware, versions
 from fire_rl.results.status import State, Status, read_status
 
-__all__ = ["SCHEMA", "STREAMS", "Run", "RunDirectory", "State", "Status", "Stream", "find_runs", "load_run", "run_path"]
+__all__ = [
+    "SCHEMA",
+    "STREAMS",
+    "Run",
+    "RunDirectory",
+    "State",
+    "Status",
+    "Stream",
+    "find_runs",
+    "load_run",
+    "run_path",
+]
 
 SCHEMA = 1  # raise it when a reader of the old schema would misread the new one
 Stream = Literal["train", "episodes", "eval", "events", "measures", "timing"]
