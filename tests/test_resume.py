@@ -137,16 +137,17 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_left_alone(
 
 def test_a_run_goes_on_when_the_disk_has_no_room_for_a_checkpoint(tmp_path: Path) -> None:
     """Really full: a process whose files may not grow beyond 60 kB, enough for rows and not for weights."""
-    settings = {**CARTPOLE, "method": "fire", "checkpoint_minutes": ALWAYS}
+    settings = {**CARTPOLE, "method": "fire"}
     settings["agent"] = {**CARTPOLE["agent"], "hidden": [128, 128]}
     whole = run(tmp_path / "whole", settings)
+    full = {**settings, "out": tmp_path / "full", "checkpoint_minutes": ALWAYS}
     program = textwrap.dedent(f"""
         import resource, sys
         from pathlib import Path, PosixPath
         from fire_rl.launch.config import located, make_config
         from fire_rl.launch.train import train
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-        sys.exit(train(located(make_config({ {**settings, "out": tmp_path / "full"} }))))
+        sys.exit(train(located(make_config({full}))))
     """)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     path = located(make_config({**settings, "out": tmp_path / "full"})).path
