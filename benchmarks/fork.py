@@ -4,7 +4,7 @@
 
 Runs the suite's five methods with `fire-rl bench`, one run at a time on one thread, twice each way (forked,
 whole, whole, forked), and prints a Markdown table of the sums. With M methods and the reset at the middle,
-(1 + M) / 2M of the steps remain. CPU time is that of all processes; on a busy machine it is the figure to trust.
+(1 + M) / 2M of the steps remain. CPU time is that of all processes: trust it on a busy machine.
 """
 
 from __future__ import annotations
