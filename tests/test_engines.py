@@ -16,7 +16,9 @@ import pytest
 from fire_rl.launch import cli
 from fire_rl.launch.checkpoint import checkpoints
 from fire_rl.launch.claims import HEARTBEAT_SECONDS, STALE_SECONDS, Claims
+from fire_rl.launch.engines import local
 from fire_rl.launch.engines.pool import LAUNCHER_LOG
+from fire_rl.launch.plan import Job
 from fire_rl.launch.suite import Suite
 from fire_rl.results.store import RunDirectory, find_runs, load_run
 from tests.suites_for_tests import (
@@ -263,3 +265,32 @@ def test_a_run_that_somebody_runs_by_hand_is_left_to_them(tmp_path: Path) -> Non
         assert not (tmp_path / "tiny" / LAUNCHER_LOG).exists()
     finish(launcher)
     assert load_run(config.path).status.state == "finished"
+
+
+def test_runs_share_the_gpus_evenly_and_give_their_slots_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+
+    def start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        given.append(environment)
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(local, "start_process", start)
+    workers = local.LocalWorkers(5, ["2", "GPU-abc"])
+    job = Job(Path("run"), (), 1)
+    handles = []
+    while workers.has_room(job):
+        handles.append(workers.start(job))
+    names = [environment["CUDA_VISIBLE_DEVICES"] for environment in given]
+    assert len(names) == 5 and names.count("2") == 3 and names.count("GPU-abc") == 2
+    handles[1].wait()
+    assert workers.exit_code(handles[1]) == 0 and workers.has_room(job)
+    workers.start(job)
+    assert given[-1] == given[1] and not workers.has_room(job)
+
+
+def test_how_many_runs_at_a_time() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert local.default_workers(threads=1, gpus=0, per_gpu=4) == cores
+    assert local.default_workers(threads=10 * cores, gpus=0, per_gpu=4) == 1
+    assert local.default_workers(threads=0, gpus=0, per_gpu=4) == 1, "a run takes all cores"
+    assert local.default_workers(threads=1, gpus=2, per_gpu=4) == 8
