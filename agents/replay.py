@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
 # Of a range of slots that is saved as one: large enough to compress well, small enough to be written again at
 # every checkpoint for as long as it fills.
-CHUNK_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)
