@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from fire_rl.agents import AGENTS
+from fire_rl.agents.program import Compile
 from fire_rl.composition import field_name
 from fire_rl.envs import env_options_class, split_name
 from fire_rl.method import ResetMethod, make_method, method_class
@@ -83,7 +84,7 @@ class RunOptions:
     point with --fork-from. The run then counts as finished."""
     fork_from: Path | None = None
     """Folder of a run that stopped at --stop-at: start from its state, bit for bit as if this run had come to
-    that point itself. The two may differ in method, resets and length only."""
+    that point itself. The two may differ in method, resets and length only. {seed} stands for the seed."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one more is written when the run is interrupted, and one at its end."""
 
@@ -91,10 +92,16 @@ class RunOptions:
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
     """CPU threads of torch; 0: all cores. Results are bit-identical only for equal numbers."""
+    stack: int = 1
+    """Runs in this process: with --seed and the seeds that follow, trained together, each recorded as if it
+    had run alone. On a GPU their updates are one batched program."""
+    compile: Compile = "auto"
+    """Updates as one program: `auto` (on a GPU a CUDA graph, batched over a stack; on a CPU, where that gains
+    nothing, none), `on` (torch.compile too, also on a CPU), or `off` (operation by operation)."""
     out: Path = Path("runs")
     """Folder of the records; the run goes to OUT/agent/family/env/method/sSEED."""
     run_dir: Path | None = None
-    """Folder of this very run, instead of the place below --out."""
+    """Folder of this very run, instead of the place below --out. {seed} stands for the seed."""
     fresh: bool = False
     """Start over where a record of this run exists, deleting it; without it the run is continued."""
     wandb: WandbMode = "offline"
@@ -103,7 +110,7 @@ class RunOptions:
     """Project on Weights & Biases."""
 
     def __post_init__(self) -> None:
-        positive = ("agent_steps", "num_envs", "eval_episodes", "log_every", "probe_size")
+        positive = ("agent_steps", "num_envs", "eval_episodes", "log_every", "probe_size", "stack")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
@@ -116,6 +123,11 @@ class RunOptions:
             raise ValueError(
                 f"--stop-at must lie in the run, from 1 to {self.agent_steps}, not {self.stop_at}"
             )
+        for name in ("run_dir", "fork_from"):
+            if self.stack > 1 and "{seed}" not in str(getattr(self, name) or "{seed}"):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} names one folder for {self.stack} runs: write {{seed}} in it"
+                )
         if self.checkpoint_minutes <= 0:
             raise ValueError(f"--checkpoint-minutes must be positive, not {self.checkpoint_minutes}")
 
@@ -154,8 +166,8 @@ AGENT_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 
-# Where records are written, how they are logged, how many workers step the environments, and who computed the
-# first part has no part in what is computed.
+# Where records are written, how they are logged, how many workers step the environments, on what hardware and
+# beside whom it is computed, and who computed the first part has no part in what is computed.
 NOT_IDENTITY = frozenset(
     (
         "out",
@@ -167,6 +179,8 @@ NOT_IDENTITY = frozenset(
         "wandb_project",
         "checkpoint_minutes",
         "device",
+        "stack",
+        "compile",
         "env.workers",
         "env.threads",
     )
@@ -290,8 +304,23 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
 def located(config: RunConfig) -> RunConfig:
     """`config` with the path of its run directory."""
     run = config.run
-    path = run.run_dir or run_path(run.out, run.agent, run.env, config.label, run.seed)
+    path = _of_seed(run.run_dir, run.seed)
+    path = path or run_path(run.out, run.agent, run.env, config.label, run.seed)
     return replace(config, path=path)
+
+
+def members(config: RunConfig) -> list[RunConfig]:
+    """The runs that a process of `config` trains: one, or with `stack` one for each of so many seeds."""
+    runs = []
+    for seed in range(config.run.seed, config.run.seed + config.run.stack):
+        fork_from = _of_seed(config.run.fork_from, seed)
+        runs.append(located(replace(config, run=replace(config.run, seed=seed, fork_from=fork_from))))
+    return runs
+
+
+def _of_seed(path: Path | None, seed: int) -> Path | None:
+    """A path as the command line gives it, with {seed} filled in."""
+    return None if path is None else Path(str(path).replace("{seed}", str(seed)))
 
 
 def with_options(base: Any, options: Mapping[str, Any], prefix: str) -> Any:
