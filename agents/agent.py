@@ -49,16 +49,21 @@ class Agent(Protocol):
         """Actions for evaluation, for any number of observations; changes nothing in the agent."""
         ...
 
+    def begin(self, observation: Array, action: Array) -> None:
+        """Store what all environments showed and what is done, and advance the clock by n agent steps.
+
+        From here on the updates of this step can be made, while the environments are still busy with it.
+        """
+        ...
+
     def observe(
         self,
-        observation: Array,
-        action: Array,
         reward: Array,
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         final_observation: Array,
     ) -> None:
-        """Store one step of all environments and advance the clock by n agent steps."""
+        """Store what came of the step last begun."""
         ...
 
     def updates_due(self) -> int:

@@ -175,18 +175,20 @@ class DQN:
             action = np.where(explore, action, q.argmax(1).cpu().numpy())
         return action
 
+    def begin(self, observation: Array, action: Array) -> None:
+        """Store what was seen and done, and advance the clock."""
+        self.memory.begin(observation, action)
+        self.agent_steps += self.num_envs
+
     def observe(
         self,
-        observation: Array,
-        action: Array,
         reward: Array,
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         final_observation: Array,
     ) -> None:
-        """Store one step of all environments."""
-        self.memory.add(observation, action, reward, terminated, truncated, final_observation)
-        self.agent_steps += self.num_envs
+        """Store what came of it."""
+        self.memory.complete(reward, terminated, truncated, final_observation)
 
     def updates_due(self) -> int:
         """Updates owed by the replay ratio since `learning_starts`."""

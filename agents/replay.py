@@ -69,8 +69,9 @@ class ReplayMemory:
 
     The last frame of an episode occupies a slot of its own that is never sampled as a start, so the successor
     of every transition is the slot after it, for terminated and truncated episodes alike, and no stack
-    reaches across an episode boundary. The newest transition of an environment can be sampled once its
-    successor has been written, one step later.
+    reaches across an episode boundary. The newest slot is never sampled either: a transition takes part from
+    the step after it on. So sampling between `begin` and `complete` does not need to know what the
+    environments are still computing, and learning goes on at the same time.
 
     Args:
         capacity: slots in total, divided evenly among the environments.
@@ -125,33 +126,42 @@ class ReplayMemory:
         """Slots in use, over all environments."""
         return int(self.count.sum())
 
-    def add(
+    def begin(self, observation: NDArray[Any], action: NDArray[Any]) -> None:
+        """Store what every environment showed and what was done; of a stack only the newest frame is kept.
+
+        Both arguments have a leading axis n = `num_envs`. What came of it follows with `complete`.
+        """
+        written = self._write(np.arange(self.num_envs), observation[self._newest], startable=True)
+        self.actions[written] = self._to_storage(action, self.layout.action_dtype)
+
+    def complete(
         self,
-        observation: NDArray[Any],
-        action: NDArray[Any],
         reward: NDArray[Any],
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         final_observation: NDArray[Any],
     ) -> None:
-        """Store one transition of every environment; of stacked observations only the newest frame is kept.
+        """Store what came of the last `begin`.
 
         All arguments have a leading axis n = `num_envs`; `final_observation` is the true successor, read only
         where an episode ended.
         """
-        newest = (slice(None), -1) if self.layout.stack > 1 else slice(None)
-        environments = np.arange(self.num_envs)
-        self._write(environments, observation[newest], startable=True)
-        written = torch.from_numpy(self._flat(environments, self.written - 1)).to(self.storage_device)
-        self.actions[written] = self._to_storage(action, self.layout.action_dtype)
-        self.rewards[written] = self._to_storage(reward, torch.float32)
-        self.terminated[written] = self._to_storage(terminated, torch.bool)
+        begun = torch.from_numpy(self._flat(np.arange(self.num_envs), self.written - 1))
+        begun = begun.to(self.storage_device)
+        self.rewards[begun] = self._to_storage(reward, torch.float32)
+        self.terminated[begun] = self._to_storage(terminated, torch.bool)
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
-            self._write(ended, final_observation[newest][ended], startable=False)
+            self._write(ended, final_observation[self._newest][ended], startable=False)
             self.next_age[ended] = 0
 
-    def _write(self, environments: NDArray[np.int64], frames: NDArray[Any], startable: bool) -> None:
+    @property
+    def _newest(self) -> Any:
+        """Index of the newest frame of every observation."""
+        return (slice(None), -1) if self.layout.stack > 1 else slice(None)
+
+    def _write(self, environments: NDArray[np.int64], frames: NDArray[Any], startable: bool) -> Tensor:
+        """Fill the next slot of these environments; returns where that is in the storage."""
         slot = self.written[environments] % self.slots
         index = torch.from_numpy(self._flat(environments, slot)).to(self.storage_device)
         self.frames[index] = self._to_storage(frames, self.layout.frame_dtype)
@@ -159,6 +169,7 @@ class ReplayMemory:
         self.age[environments, slot] = self.next_age[environments]
         self.next_age[environments] = np.minimum(self.next_age[environments] + 1, self.layout.stack - 1)
         self.written[environments] += 1
+        return index
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """Draw `batch_size` transitions uniformly with replacement; `rng` alone decides which.

@@ -201,18 +201,20 @@ class SAC:
         action: Array = output[:, : self.actions].tanh().cpu().numpy()
         return action
 
+    def begin(self, observation: Array, action: Array) -> None:
+        """Store what was seen and done, with raw observations, and advance the clock."""
+        self.memory.begin(observation, action)
+        self.agent_steps += self.num_envs
+
     def observe(
         self,
-        observation: Array,
-        action: Array,
         reward: Array,
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         final_observation: Array,
     ) -> None:
-        """Store one step of all environments, with raw observations."""
-        self.memory.add(observation, action, reward, terminated, truncated, final_observation)
-        self.agent_steps += self.num_envs
+        """Store what came of it."""
+        self.memory.complete(reward, terminated, truncated, final_observation)
 
     def updates_due(self) -> int:
         """Updates owed, counted from the agent step that completes the random phase (as in the reference)."""

@@ -64,7 +64,8 @@ def fill(memory: ReplayMemory, play: Iterator[NDArray[np.uint8]], slots: int) ->
         frame = next(play)
         ended = no if t % 500 else ~no
         action, reward = rng.integers(9, size=NUM_ENVS), rng.integers(2, size=NUM_ENVS)
-        memory.add(frame, action, reward, no, ended, frame)
+        memory.begin(frame, action)
+        memory.complete(reward, no, ended, frame)
 
 
 def size(folder: Path) -> int:

@@ -83,9 +83,8 @@ def loop(agent: DQN, env: VectorEnv, agent_steps: int, parts: Parts) -> Callable
             with parts("environment"):
                 step = env.step(action)
             with parts("replay"):
-                agent.observe(
-                    observation, action, step.reward, step.terminated, step.truncated, step.final_observation
-                )
+                agent.begin(observation, action)
+                agent.observe(step.reward, step.terminated, step.truncated, step.final_observation)
             observation = step.observation
             for _ in range(agent.updates_due()):
                 with parts("update"):

@@ -63,7 +63,8 @@ def filled(agent: Any, env: Environments) -> Any:
         look = rng.integers(0, 256, (4, *shape)).astype(env.observation_space.dtype)
         observation = look if len(shape) == 3 else look / 255.0 - 0.5
         action = agent.act(observation.astype(env.observation_space.dtype))
-        agent.observe(observation, action, rng.normal(size=4).astype(np.float32), no, no, observation)
+        agent.begin(observation, action)
+        agent.observe(rng.normal(size=4).astype(np.float32), no, no, observation)
     return agent
 
 

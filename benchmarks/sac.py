@@ -64,8 +64,8 @@ def trained_a_little(name: str, config: SACConfig, device: torch.device) -> tupl
         step = env.step(action)
         times["env"].append(now(device) - middle)
         times["act"].append(middle - start)
-        ends = step.terminated, step.truncated
-        agent.observe(observation, action, step.reward, *ends, step.final_observation)
+        agent.begin(observation, action)
+        agent.observe(step.reward, step.terminated, step.truncated, step.final_observation)
         observation = step.observation
     env.close()
     half = config.learning_starts  # the second half acts by the policy

@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fire_rl.envs.vector import Episode, FilmableVectorEnv, OverlappingVectorEnv, Step, VectorEnv
+from fire_rl.envs.vector import AtOnce, Episode, FilmableVectorEnv, Step, VectorEnv
 from fire_rl.names import unknown_name
 
 __all__ = [
     "FAMILIES",
+    "AtOnce",
     "AtariOptions",
     "ControlOptions",
     "EnvOptions",
     "Episode",
     "FilmableVectorEnv",
     "HumanoidOptions",
-    "OverlappingVectorEnv",
     "Step",
     "VectorEnv",
     "describe",

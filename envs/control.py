@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fire_rl.envs.vector import (
     Array,
+    AtOnce,
     Episode,
     Step,
     check_discrete_actions,
@@ -47,7 +48,7 @@ _MUJOCO_DERIVED = (
 )
 
 
-class ControlEnvs:
+class ControlEnvs(AtOnce):
     """Copies of a Gymnasium environment in this process.
 
     Observations are float32. Box actions are given in [-1, 1] and stretched to the bounds of the environment

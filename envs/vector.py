@@ -62,7 +62,19 @@ class VectorEnv(Protocol):
         ...
 
     def step(self, actions: Array) -> Step:
-        """Take one agent step in every environment. `actions`: (n,) integers or (n, action_dim) floats."""
+        """`send(actions)`, then `receive()`. `actions`: (n,) integers or (n, action_dim) floats."""
+        ...
+
+    def send(self, actions: Array) -> None:
+        """Begin one agent step in every environment; ValueError for wrong actions.
+
+        Where threads or processes can take it, it is under way until `receive`, while the caller does
+        something else, such as an update; nothing else may be called in between.
+        """
+        ...
+
+    def receive(self) -> Step:
+        """The outcome of the step begun by `send`, when all environments have taken it."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,19 +90,25 @@ class VectorEnv(Protocol):
         ...
 
 
-class OverlappingVectorEnv(VectorEnv, Protocol):
-    """A `VectorEnv` that can be stepped while the caller does something else, such as an update.
+class AtOnce:
+    """`send` and `receive` for environments that step in the calling thread: they do so in `receive`."""
 
-    `step(actions)` is `send(actions)` and then `receive()`. Between the two nothing else may be called.
-    """
+    _sent: Array | None = None
+
+    def step(self, actions: Array) -> Step:
+        """See `VectorEnv.step`."""
+        raise NotImplementedError
 
     def send(self, actions: Array) -> None:
-        """Begin an agent step; ValueError for wrong actions."""
-        ...
+        """Take note of `actions`; what is wrong with them is found by `receive`."""
+        self._sent = actions
 
     def receive(self) -> Step:
-        """Wait for the step begun by `send` and return it."""
-        ...
+        """Take the step of the actions last sent."""
+        if self._sent is None:
+            raise RuntimeError("receive() without a send() before it")
+        actions, self._sent = self._sent, None
+        return self.step(actions)
 
 
 @runtime_checkable

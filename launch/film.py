@@ -8,13 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fire_rl.envs import FilmableVectorEnv, Step, VectorEnv
+from fire_rl.envs import AtOnce, FilmableVectorEnv, Step, VectorEnv
 from fire_rl.envs.vector import Array
 
 CODEC = "mp4v"  # MPEG-4 part 2: fast, and in every build of OpenCV, which H.264 is not
 
 
-class Filmed:
+class Filmed(AtOnce):
     """A `VectorEnv` that films the first episode of its first environment and is otherwise the one given.
 
     One picture per agent step: what the agent decides upon. The film runs at the speed of the world.

@@ -60,7 +60,8 @@ def experience(agent: Any, steps: int, rng: np.random.Generator, learn: bool = T
         after = look()
         reward = observation.reshape(2, -1).mean(1) / (255.0 if pixels else 1.0)
         ended = rng.random(2) < 0.05
-        agent.observe(observation, agent.act(observation), reward, ended, np.zeros(2, bool), after)
+        agent.begin(observation, agent.act(observation))
+        agent.observe(reward, ended, np.zeros(2, bool), after)
         observation = look() if ended.any() else after
         for _ in range(agent.updates_due() if learn else 0):
             agent.update()

@@ -95,16 +95,16 @@ class Run:
         return False
 
     def step(self) -> None:
-        """One decision in every environment, and the updates that it earns."""
+        """One decision in every environment, and the updates that it earns while they step."""
         agent = self.agent
         action = agent.act(self.observation)
-        step = self.env.step(action)
-        agent.observe(
-            self.observation, action, step.reward, step.terminated, step.truncated, step.final_observation
-        )
-        self.observation = step.observation
+        self.env.send(action)
+        agent.begin(self.observation, action)
         for _ in range(agent.updates_due()):
             self.meter.update(agent.update())
+        step = self.env.receive()
+        agent.observe(step.reward, step.terminated, step.truncated, step.final_observation)
+        self.observation = step.observation
         for episode in step.episodes:
             self.record_episode(episode.episode_return, episode.length_agent_steps)
 

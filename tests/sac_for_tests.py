@@ -37,7 +37,8 @@ def live(agent: SAC, steps: int, seed: int = 0) -> None:
         action = agent.act(observation)
         after = (0.5 * rng.normal(size=observation.shape) + action.sum(1, keepdims=True)).astype(np.float32)
         terminated, truncated = rng.random((2, agent.num_envs)) < 0.05
-        agent.observe(observation, action, -(action**2).sum(1), terminated, truncated, after)
+        agent.begin(observation, action)
+        agent.observe(-(action**2).sum(1), terminated, truncated, after)
         observation = after
         for _ in range(agent.updates_due()):
             agent.update()

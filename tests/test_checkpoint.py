@@ -169,7 +169,8 @@ def play(memory: ReplayMemory, steps: int, rng: np.random.Generator) -> None:
     for _ in range(steps):
         observation, after = rng.integers(256, size=(2, 2, 2, 2, 3)).astype(np.uint8)
         ended = rng.random((2, 2)) < 0.1
-        memory.add(observation, rng.integers(9, size=2), rng.normal(size=2), ended[0], ended[1], after)
+        memory.begin(observation, rng.integers(9, size=2))
+        memory.complete(rng.normal(size=2), ended[0], ended[1], after)
 
 
 def save(folder: Path, step: int, memory: ReplayMemory, store: ChunkStore) -> set[str]:

@@ -185,6 +185,23 @@ def test_one_model_for_all() -> None:
     assert {id(copy.simulation.model) for copy in envs._copies} == {id(single.simulation.model)}
 
 
+def test_a_step_in_the_background_is_a_step() -> None:
+    here, behind = HumanoidVectorEnv("h1-walk", 2), HumanoidVectorEnv("h1-walk", 2)
+    for envs in (here, behind):
+        envs.reset(np.random.SeedSequence(3))
+    rng = np.random.default_rng(0)
+    with pytest.raises(RuntimeError, match="without a send"):
+        behind.receive()
+    for _ in range(60):  # through falls
+        actions = rng.uniform(-1, 1, (2, 19)).astype(np.float32)
+        behind.send(actions)
+        with pytest.raises(RuntimeError, match=r"call receive\(\) first"):
+            behind.send(actions)
+        one, other = here.step(actions), behind.receive()
+        assert same(one, other)
+    behind.close()
+
+
 @pytest.mark.parametrize("task", ["h1-walk", "h1-balance_hard", "h1-maze", "h1-reach", "h1-sit_hard"])
 @pytest.mark.parametrize("contacts", ["published", "current"])
 def test_resume_is_exact(task: str, contacts: Any) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,7 @@ class Player:
         frame = self.frame()
         return np.stack([frame, frame, frame, frame])
 
-    def play(self, memory: ReplayMemory) -> None:
+    def play(self, memory: ReplayMemory, meanwhile: Callable[[], object] = lambda: None) -> None:
         n = self.num_envs
         action, reward = self.rng.integers(9, size=n), self.rng.normal(size=n)
         terminated, truncated = self.rng.random(n) < 0.1, self.rng.random(n) < 0.1
@@ -45,7 +46,9 @@ class Player:
         for i in range(n):
             key = self.stacks[i].tobytes()
             self.truth[key] = (int(action[i]), np.float32(reward[i]), after[i].tobytes(), bool(terminated[i]))
-        memory.add(self.stacks, action, reward, terminated, truncated, after)
+        memory.begin(self.stacks, action)
+        meanwhile()
+        memory.complete(reward, terminated, truncated, after)
         for ended in np.flatnonzero(terminated | truncated):
             after[ended] = self.first_stack()
         self.stacks = after
@@ -76,6 +79,17 @@ def test_every_sample_is_a_transition_that_happened(num_envs: int) -> None:
             check(memory.sample(64, rng), player)
 
 
+def test_what_is_sampled_while_the_environments_step_has_happened() -> None:
+    """No transition whose reward and end are not known yet, with what an earlier lap left in its slot."""
+    memory = ReplayMemory(180, 3, PIXELS, CPU)
+    player = Player(3, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    player.play(memory)
+    player.play(memory)
+    for _ in range(300):
+        player.play(memory, meanwhile=lambda: check(memory.sample(64, rng), player))
+
+
 def test_all_complete_transitions_are_drawn_equally_often() -> None:
     memory = ReplayMemory(40, 1, PIXELS, CPU)
     player = Player(1, np.random.default_rng(0))
@@ -102,7 +116,8 @@ def test_vectors_and_continuous_actions() -> None:
         action = rng.uniform(-1, 1, (2, 2)).astype(np.float32)
         after = rng.normal(size=(2, 3)).astype(np.float32)
         no = np.zeros(2, bool)
-        memory.add(observation, action, np.ones(2), no, no, after)
+        memory.begin(observation, action)
+        memory.complete(np.ones(2), no, no, after)
         for i in range(2):
             truth[observation[i].tobytes()] = (action[i].tobytes(), after[i].tobytes())
         observation = after
@@ -151,11 +166,13 @@ def resident():
     return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmRSS"))
 memory = ReplayMemory(1000, 4, Layout((84, 84), torch.uint8, (), stack=4), torch.device("cpu"))
 stack, no = np.ones((4, 4, 84, 84), np.uint8), np.zeros(4, bool)
-memory.add(stack, np.zeros(4, int), np.zeros(4), no, no, stack)
+memory.begin(stack, np.zeros(4, int))
+memory.complete(np.zeros(4), no, no, stack)
 before = resident()
 memory = ReplayMemory(100_000, 4, Layout((84, 84), torch.uint8, (), stack=4), torch.device("cpu"))
 for _ in range(25_000):
-    memory.add(stack, np.zeros(4, int), np.zeros(4), no, no, stack)
+    memory.begin(stack, np.zeros(4, int))
+    memory.complete(np.zeros(4), no, no, stack)
 print((resident() - before) / memory.bytes)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

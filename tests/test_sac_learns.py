@@ -54,9 +54,9 @@ def test_pendulum_is_solved() -> None:
     observation = env.reset(np.random.SeedSequence(2))
     for _ in range(4_000):
         action = agent.act(observation)
+        agent.begin(observation, action)
         step = env.step(action)
-        ends = step.terminated, step.truncated
-        agent.observe(observation, action, step.reward, *ends, step.final_observation)
+        agent.observe(step.reward, step.terminated, step.truncated, step.final_observation)
         observation = step.observation
         for _ in range(agent.updates_due()):
             agent.update()

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from fire_rl.envs.humanoid.checks import check_counts, check_saved_by, checked_actions
 from fire_rl.envs.humanoid.errors import MissingRequirementError
-from fire_rl.envs.vector import Episode, Step, check_num_envs, child_seeds
+from fire_rl.envs.vector import AtOnce, Episode, Step, check_num_envs, child_seeds
 from fire_rl.names import unknown_name
 
 PACKAGE = "humanoid_bench"
 
 
-class OfficialVectorEnv:
+class OfficialVectorEnv(AtOnce):
     """`num_envs` copies of a task of `humanoid_bench`; implements `fire_rl.envs.vector.VectorEnv`.
 
     The package draws goals and poses from NumPy's global generator. Each copy has a state of that generator

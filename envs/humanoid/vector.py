@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -66,7 +66,8 @@ class HumanoidVectorEnv:
         threads = min(threads, num_envs)
         # Thread t steps the copies t, t + threads, ...
         self._shares = [range(t, num_envs, threads) for t in range(threads)]
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads)
+        self._under_way: list[Future[list[_Result]]] = []
         timestep_seconds = float(self._copies[0].simulation.model.opt.timestep)
         self.render_fps = 1.0 / (action_repeat * PHYSICS_STEPS * timestep_seconds)
         self._camera: Camera | None = None  # built at the first picture: all copies share one model
@@ -79,9 +80,35 @@ class HumanoidVectorEnv:
 
     def step(self, actions: NDArray[Any]) -> Step:
         """One agent step of every copy. `actions`: (num_envs, 19), finite; beyond ±1 they act like ±1."""
+        if len(self._shares) > 1:
+            self.send(actions)
+            return self.receive()
         actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
-        results = self._step_copies(actions)
-        reward, terminated, truncated, final, ended = zip(*results, strict=True)
+        return self._gather([self._step_share(self._shares[0], actions)])
+
+    def send(self, actions: NDArray[Any]) -> None:
+        """Begin an agent step; threads take it while the caller goes on."""
+        if self._under_way:
+            raise RuntimeError("send() while an agent step is under way: call receive() first")
+        actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
+        self._under_way = [self._pool.submit(self._step_share, share, actions) for share in self._shares]
+
+    def receive(self) -> Step:
+        """Wait for the step begun by `send`."""
+        if not self._under_way:
+            raise RuntimeError("receive() without a send() before it")
+        under_way, self._under_way = self._under_way, []
+        return self._gather([part.result() for part in under_way])
+
+    def _step_share(self, share: range, actions: NDArray[Any]) -> list[_Result]:
+        return [self._copies[i].step(actions[i]) for i in share]
+
+    def _gather(self, parts: list[list[_Result]]) -> Step:
+        results: dict[int, _Result] = {}
+        for share, part in zip(self._shares, parts, strict=True):
+            results.update(zip(share, part, strict=True))
+        in_order = [results[i] for i in range(self.num_envs)]
+        reward, terminated, truncated, final, ended = zip(*in_order, strict=True)
         final_observation = np.array(final, np.float32)
         observation = final_observation.copy()
         episodes = []
@@ -97,18 +124,6 @@ class HumanoidVectorEnv:
             final_observation,
             tuple(episodes),
         )
-
-    def _step_copies(self, actions: NDArray[Any]) -> list[_Result]:
-        if self._pool is None:
-            return [copy.step(action) for copy, action in zip(self._copies, actions, strict=True)]
-
-        def step_share(share: range) -> list[_Result]:
-            return [self._copies[i].step(actions[i]) for i in share]
-
-        results: dict[int, _Result] = {}
-        for share, part in zip(self._shares, self._pool.map(step_share, self._shares), strict=True):
-            results.update(zip(share, part, strict=True))
-        return [results[i] for i in range(self.num_envs)]
 
     def state_dict(self) -> dict[str, Any]:
         """Physics, generators and running episodes of all copies."""
@@ -140,9 +155,7 @@ class HumanoidVectorEnv:
         if self._camera is not None:
             self._camera.close()
             self._camera = None
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._pool.shutdown()
 
 
 class _Ended(NamedTuple):

@@ -93,9 +93,8 @@ def _play(recorded: RecordedAgent, agent_steps: int, rng: np.random.Generator) -
     for _ in range(agent_steps):
         action = agent.evaluate(observation, rng)
         step = env.step(action)
-        agent.memory.add(
-            observation, action, step.reward, step.terminated, step.truncated, step.final_observation
-        )
+        agent.memory.begin(observation, action)
+        agent.memory.complete(step.reward, step.terminated, step.truncated, step.final_observation)
         observation = step.observation
     env.close()
 
