@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -185,13 +186,24 @@ class ReplayMemory:
         frames = self._gather(self.frames, window).view(batch_size, stack + 1, *self.layout.frame_shape)
         start = torch.from_numpy(self._flat(environment, slot))
         action = self._gather(self.actions, start)
+        observation, next_observation = self._stacks(frames)
         return Batch(
-            observation=frames[:, :stack] if stack > 1 else frames[:, 0],
+            observation=observation,
             action=action.long() if self.layout.action_shape == () else action,
             reward=self._gather(self.rewards, start),
-            next_observation=frames[:, 1:] if stack > 1 else frames[:, 1],
+            next_observation=next_observation,
             terminated=self._gather(self.terminated, start).float(),
         )
+
+    def _stacks(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations and their successors out of (B, stack + 1, *frame)."""
+        stack = self.layout.stack
+        if stack == 1:
+            return frames[:, 0], frames[:, 1]
+        observation, next_observation = frames[:, :stack], frames[:, 1:]
+        if self.device.type == "cpu":
+            return channels_last(observation), channels_last(next_observation)
+        return observation, next_observation
 
     def _draw(self, batch_size: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Uniform over all transitions by rejection: a start needs its whole stack and its successor."""
@@ -268,6 +280,15 @@ class ReplayMemory:
         tensors = {name: getattr(self, name)[flat] for name in ("frames", "actions", "rewards", "terminated")}
         arrays = {name: getattr(self, name)[environment, start:stop] for name in ("startable", "age")}
         return {**tensors, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """(B, C, H, W), C > 1, with the channels of a pixel side by side: convolutions on a CPU are fastest so.
+
+    Of bytes this is `contiguous(memory_format=torch.channels_last)` in a tenth of its time.
+    """
+    planes = list(images.flatten(2).numpy().swapaxes(0, 1))
+    return torch.from_numpy(cv2.merge(planes)).view(-1, *images.shape[2:], len(planes)).movedim(-1, 1)
 
 
 def choose_storage(

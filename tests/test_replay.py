@@ -90,6 +90,19 @@ def test_what_is_sampled_while_the_environments_step_has_happened() -> None:
         player.play(memory, meanwhile=lambda: check(memory.sample(64, rng), player))
 
 
+def test_on_a_cpu_the_frames_of_a_pixel_lie_side_by_side() -> None:
+    memory = ReplayMemory(40, 1, Layout((5, 6), torch.uint8, (), stack=4), CPU)
+    rng, no = np.random.default_rng(0), np.zeros(1, bool)
+    frames = rng.integers(256, size=(20, 5, 6)).astype(np.uint8)
+    for t in range(3, 20):
+        memory.begin(frames[None, t - 3 : t + 1], np.zeros(1))
+        memory.complete(np.zeros(1), no, no, frames[None, t - 3 : t + 1])
+    batch = memory.sample(8, rng)
+    for images in (batch.observation, batch.next_observation):
+        assert images.shape == (8, 4, 5, 6)
+        assert images.stride() == (4 * 5 * 6, 1, 4 * 6, 4)
+
+
 def test_all_complete_transitions_are_drawn_equally_often() -> None:
     memory = ReplayMemory(40, 1, PIXELS, CPU)
     player = Player(1, np.random.default_rng(0))
