@@ -311,10 +311,11 @@ def located(config: RunConfig) -> RunConfig:
 
 def members(config: RunConfig) -> list[RunConfig]:
     """The runs that a process of `config` trains: one, or with `stack` one for each of so many seeds."""
-    runs = []
-    for seed in range(config.run.seed, config.run.seed + config.run.stack):
-        fork_from = _of_seed(config.run.fork_from, seed)
-        runs.append(located(replace(config, run=replace(config.run, seed=seed, fork_from=fork_from))))
+    run, runs = config.run, []
+    for seed in range(run.seed, run.seed + run.stack):
+        run_dir, fork_from = _of_seed(run.run_dir, seed), _of_seed(run.fork_from, seed)
+        member = replace(run, seed=seed, stack=1, run_dir=run_dir, fork_from=fork_from)
+        runs.append(located(replace(config, run=member)))
     return runs
 
 
