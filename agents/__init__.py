@@ -14,6 +14,7 @@ from fire_rl.agents.agent import Agent, ResetReport
 from fire_rl.agents.dqn import DQN, DQNConfig
 from fire_rl.agents.dqn import PAPER as DQN_PAPER
 from fire_rl.agents.learner import NO_METHOD
+from fire_rl.agents.program import Compile
 from fire_rl.agents.sac import PAPER as SAC_PAPER
 from fire_rl.agents.sac import SAC, SACConfig
 from fire_rl.method import ResetMethod
@@ -49,8 +50,9 @@ def _make_dqn(
     seed: np.random.SeedSequence,
     device: torch.device,
     method: ResetMethod = NO_METHOD,
+    compile: Compile = "auto",
 ) -> DQN:
-    return DQN(env.observation_space, env.action_space, env.num_envs, config, seed, device, method)
+    return DQN(env.observation_space, env.action_space, env.num_envs, config, seed, device, method, compile)
 
 
 def _make_sac(
@@ -59,9 +61,12 @@ def _make_sac(
     seed: np.random.SeedSequence,
     device: torch.device,
     method: ResetMethod = NO_METHOD,
+    compile: Compile = "auto",
 ) -> SAC:
     limit = env.max_episode_agent_steps
-    return SAC(env.observation_space, env.action_space, env.num_envs, config, seed, device, limit, method)
+    return SAC(
+        env.observation_space, env.action_space, env.num_envs, config, seed, device, limit, method, compile
+    )
 
 
 AGENTS: dict[str, AgentKind] = {

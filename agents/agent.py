@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fire_rl.agents.learner import Learner
+from fire_rl.agents.learner import Learner, LearnerLike
+from fire_rl.agents.program import Compile, Learn, Metrics, captured, resolve
 from fire_rl.agents.replay import Batch, ReplayMemory
 from fire_rl.measures import probe
 from fire_rl.method import LearnerReport, ResetMethod
 
 Array = NDArray[Any]
-Metrics = dict[str, Tensor]  # scalars that stay on the device until they are logged
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,48 @@ class ResetReport:
     agent: dict[str, float] = field(default_factory=dict)  # the agent's own, such as SAC's temperature
 
 
-class Agent(Protocol):
+class Agent(ABC):
     """A learner of behaviour. `num_envs` environments are stepped at once; n = `num_envs` below."""
 
+    num_envs: int
+    device: torch.device
     learners: dict[str, Learner]
+    policy: Learner  # the one that decides on actions
     memory: ReplayMemory
-    agent_steps: int  # decisions observed so far
-    updates: int  # gradient updates so far
+
+    def __init__(self, compile: Compile) -> None:
+        """Last in the construction of an agent. Raises ValueError for an unknown mode."""
+        self.compile = resolve(compile, self.device)
+        self.agent_steps = 0  # decisions begun so far
+        self.updates = 0  # gradient updates so far
+        self.version = 0  # of the addresses and the architecture that a captured update refers to
+        self._learn: Learn | None = None
 
     def act(self, observation: Array) -> Array:
         """Actions for training, (n,) or (n, action_dim), drawn from the agent's exploration generator."""
-        ...
+        with torch.no_grad():
+            seen = self.look(observation)
+            return self.choose(None if seen is None else self.policy.online(seen))
 
+    @abstractmethod
+    def look(self, observation: Array) -> Tensor | None:
+        """What the policy's network is given, on the device; None while all actions are random."""
+
+    @abstractmethod
+    def choose(self, output: Tensor | None) -> Array:
+        """Actions for training, given the output of the policy's network for what `look` returned."""
+
+    @abstractmethod
     def evaluate(self, observation: Array, rng: np.random.Generator) -> Array:
         """Actions for evaluation, for any number of observations; changes nothing in the agent."""
-        ...
 
     def begin(self, observation: Array, action: Array) -> None:
         """Store what all environments showed and what is done, and advance the clock by n agent steps.
 
         From here on the updates of this step can be made, while the environments are still busy with it.
         """
-        ...
+        self.memory.begin(observation, action)
+        self.agent_steps += self.num_envs
 
     def observe(
         self,
@@ -64,31 +85,67 @@ class Agent(Protocol):
         final_observation: Array,
     ) -> None:
         """Store what came of the step last begun."""
-        ...
+        self.memory.complete(reward, terminated, truncated, final_observation)
 
+    @abstractmethod
     def updates_due(self) -> int:
         """Gradient updates owed at this moment by the replay ratio."""
-        ...
 
     def update(self) -> Metrics:
         """One gradient update on a minibatch; returns scalars on the device, without synchronising."""
-        ...
+        metrics = self.learn(*self.draw())
+        self.count_update()
+        return metrics
 
+    @abstractmethod
+    def draw(self) -> tuple[Any, ...]:
+        """What one update learns from: a batch, and any noise, from the agent's generators."""
+
+    def learn(self, batch: Batch, *noise: Tensor) -> Metrics:
+        """The update as a function of weights, optimiser states, batch and noise alone."""
+        if self._learn is None:
+            learn = self.learning([self], self.learners, self.compile)
+            self._learn = captured(learn, self.compile, self.learners.values(), self.device)
+        return self._learn(batch, *noise)
+
+    @staticmethod
+    @abstractmethod
+    def learning(agents: Sequence[Any], learners: Mapping[str, LearnerLike], mode: Compile) -> Learn:
+        """The update of one agent, or of several of one configuration at once, as a function.
+
+        Args:
+            learners: of the agent; of several the `StackedLearner`s.
+            mode: resolved.
+
+        Returns:
+            A function of batch and noise, which of several agents have these as a further, first axis; so
+            have the scalars that it returns.
+        """
+
+    @abstractmethod
+    def count_update(self) -> None:
+        """Advance the clock of updates, and do what is due by it."""
+
+    @abstractmethod
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """A batch as in training (normalised, on the device), drawn with a generator of the caller's."""
-        ...
 
+    @abstractmethod
     def reset(self, method: ResetMethod, rng: torch.Generator, batch: Batch) -> ResetReport:
         """The reset hook: hand every learner to `method`, restore what is the agent's own, report."""
-        ...
 
+    def changed(self) -> None:
+        """Note that a reset or a restored state may have put other tensors into networks or optimisers."""
+        self.version += 1
+        self._learn = None
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """All that decides how training goes on: nested dicts of tensors, arrays and plain values."""
-        ...
 
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state` bit for bit."""
-        ...
 
 
 def reset_learners(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,13 +10,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fire_rl.agents.agent import Array, Metrics, ResetReport, reset_learners
-from fire_rl.agents.learner import NO_METHOD, Learner
+from fire_rl.agents.agent import Agent, Array, ResetReport, reset_learners
+from fire_rl.agents.learner import NO_METHOD, Learner, LearnerLike
 from fire_rl.agents.networks import mlp, nature_cnn
+from fire_rl.agents.program import Compile, Learn, Metrics, compiled
 from fire_rl.agents.replay import Batch, Layout, ReplayMemory
+from fire_rl.agents.stacking import across
 from fire_rl.method import ResetMethod
 
 
@@ -86,7 +87,7 @@ PAPER: dict[str, dict[str, object]] = {
 }
 
 
-class DQN:
+class DQN(Agent):
     """Deep Q-learning with a hard-copied target network, Huber loss and uniform replay.
 
     Args:
@@ -95,6 +96,7 @@ class DQN:
         num_envs: environments stepped at once, each with an exploration draw of its own.
         seed: parent of the agent's generators (initial weights, exploration, replay, the method's).
         method: what takes part in building and training the network, beside what it does at a reset.
+        compile: whether updates are made as one program.
 
     Raises:
         ValueError: when the spaces are not of these kinds, or the method does not fit the network.
@@ -109,6 +111,7 @@ class DQN:
         seed: np.random.SeedSequence,
         device: torch.device,
         method: ResetMethod = NO_METHOD,
+        compile: Compile = "auto",
     ) -> None:
         if not isinstance(action_space, gym.spaces.Discrete):
             raise ValueError(f"dqn needs discrete actions, not {action_space}: use --agent sac")
@@ -136,6 +139,7 @@ class DQN:
             loss=lambda rows, rng: self.loss(self.q.online, self.q.target, self.sample(rows, rng))[0],
         )
         self.learners = {"q": self.q}
+        self.policy = self.q
         layout = Layout(
             frame_shape=shape[1:] if pixels else shape,
             frame_dtype=torch.uint8 if pixels else torch.float32,
@@ -143,13 +147,16 @@ class DQN:
             stack=shape[0] if pixels else 1,
         )
         self.memory = ReplayMemory(config.replay_capacity, num_envs, layout, device, config.replay_storage)
-        self.agent_steps = 0
-        self.updates = 0
         self.target_copies = 0
+        super().__init__(compile)
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(
-            parameters, lr=self.config.learning_rate, eps=self.config.adam_epsilon, fused=True
+            parameters,
+            lr=self.config.learning_rate,
+            eps=self.config.adam_epsilon,
+            fused=True,
+            capturable=self.device.type == "cuda",
         )
 
     @property
@@ -158,54 +165,60 @@ class DQN:
         progress = (self.agent_steps - self.config.learning_starts) / self.config.epsilon_decay
         return 1.0 + (self.config.epsilon_final - 1.0) * min(max(progress, 0.0), 1.0)
 
-    def act(self, observation: Array) -> Array:
-        """ε-greedy actions (n,), one coin and one random action drawn for every environment."""
-        return self._epsilon_greedy(observation, self.epsilon, self.exploration_rng)
+    def look(self, observation: Array) -> Tensor | None:
+        """The observation on the device; None while all actions are random."""
+        if self.agent_steps <= self.config.learning_starts:
+            return None
+        return torch.from_numpy(observation).to(self.device)
 
-    def evaluate(self, observation: Array, rng: np.random.Generator) -> Array:
-        """ε-greedy actions with `epsilon_eval` from the caller's generator."""
-        return self._epsilon_greedy(observation, self.config.epsilon_eval, rng)
+    def choose(self, output: Tensor | None) -> Array:
+        """ε-greedy actions (n,), one coin and one random action drawn for every environment."""
+        return self._epsilon_greedy(output, self.num_envs, self.epsilon, self.exploration_rng)
 
     @torch.no_grad()
-    def _epsilon_greedy(self, observation: Array, epsilon: float, rng: np.random.Generator) -> Array:
-        explore = rng.random(len(observation)) < epsilon
-        action = rng.integers(self.actions, size=len(observation))
-        if not explore.all():
-            q = self.q.online(torch.from_numpy(observation).to(self.device))
-            action = np.where(explore, action, q.argmax(1).cpu().numpy())
-        return action
+    def evaluate(self, observation: Array, rng: np.random.Generator) -> Array:
+        """ε-greedy actions with `epsilon_eval` from the caller's generator."""
+        q = self.q.online(torch.from_numpy(observation).to(self.device))
+        return self._epsilon_greedy(q, len(observation), self.config.epsilon_eval, rng)
 
-    def begin(self, observation: Array, action: Array) -> None:
-        """Store what was seen and done, and advance the clock."""
-        self.memory.begin(observation, action)
-        self.agent_steps += self.num_envs
-
-    def observe(
-        self,
-        reward: Array,
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        final_observation: Array,
-    ) -> None:
-        """Store what came of it."""
-        self.memory.complete(reward, terminated, truncated, final_observation)
+    def _epsilon_greedy(self, q: Tensor | None, n: int, epsilon: float, rng: np.random.Generator) -> Array:
+        explore = rng.random(n) < epsilon
+        action = rng.integers(self.actions, size=n)
+        return action if q is None else np.where(explore, action, q.argmax(1).cpu().numpy())
 
     def updates_due(self) -> int:
         """Updates owed by the replay ratio since `learning_starts`."""
         owed = int(self.config.replay_ratio * max(0, self.agent_steps - self.config.learning_starts))
         return owed - self.updates
 
-    def update(self) -> Metrics:
-        """One step on the Huber loss of a minibatch; copies the target after a period's last update."""
-        batch = self.memory.sample(self.config.batch_size, self.replay_rng)
-        loss, metrics = self.loss(self.q.online, self.q.target, batch)
-        self.q.descend(loss)
+    def draw(self) -> tuple[Batch]:
+        """What one update learns from: a minibatch."""
+        return (self.memory.sample(self.config.batch_size, self.replay_rng),)
+
+    @staticmethod
+    def learning(agents: Sequence[DQN], learners: Mapping[str, LearnerLike], mode: Compile) -> Learn:
+        """One step on the Huber loss of a minibatch, of all `agents`; see `Agent.learning`."""
+        first, q = agents[0], learners["q"]
+        loss: Callable[..., tuple[Tensor, Metrics]] = first.loss
+        if len(agents) > 1:
+            assert first.q.target is not None
+            loss = across(loss, (first.q.online, first.q.target))
+        loss = compiled(loss, mode, [first.q])
+
+        def learn(batch: Batch) -> Metrics:
+            losses, metrics = loss(q.online, q.target, batch)
+            q.descend(losses)
+            return metrics
+
+        return learn
+
+    def count_update(self) -> None:
+        """Advance the clock of updates; copy the target after a period's last update."""
         self.updates += 1
         periods = self.agent_steps // self.config.target_period
         if periods > self.target_copies and self.updates_due() <= 0:
             self.q.sync_target()
             self.target_copies = periods
-        return metrics
 
     def loss(self, online: nn.Module, target: nn.Module | None, batch: Batch) -> tuple[Tensor, Metrics]:
         """Huber loss of r + γ (1 − terminated) max_a Q_target(s′, a) − Q(s, a): a pure function."""
@@ -224,7 +237,9 @@ class DQN:
 
     def reset(self, method: ResetMethod, rng: torch.Generator, batch: Batch) -> ResetReport:
         """Hand the Q-network to `method`; epsilon, replay memory and clocks go on."""
-        return reset_learners(self.learners, method, rng, {"q": (batch.observation,)})
+        report = reset_learners(self.learners, method, rng, {"q": (batch.observation,)})
+        self.changed()
+        return report
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser, replay memory, generators, clocks."""
@@ -247,6 +262,7 @@ class DQN:
         self.agent_steps = int(state["agent_steps"])
         self.updates = int(state["updates"])
         self.target_copies = int(state["target_copies"])
+        self.changed()
 
 
 def _integer(seed: np.random.SeedSequence) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,18 @@ from fire_rl.units import hidden_layers, watch
 NO_METHOD = NoReset()
 Inputs = Callable[[int, np.random.Generator], tuple[Tensor, ...]]
 Loss = Callable[[int, np.random.Generator], Tensor]
+
+
+class LearnerLike(Protocol):
+    """A `Learner`, or a stack of them; networks are modules, or the stacked weights that stand for them."""
+
+    @property
+    def online(self) -> Any: ...
+    @property
+    def target(self) -> Any: ...
+    def fixed(self) -> AbstractContextManager[Any]: ...
+    def descend(self, loss: Tensor) -> None: ...
+    def sync_target(self, tau: float = 1.0) -> None: ...
 
 
 class Learner:
@@ -105,6 +118,18 @@ class Learner:
             method.after_update(self, self.activations)
         self.activations.clear()
 
+    @contextmanager
+    def fixed(self) -> Iterator[nn.Module]:
+        """The online network, for losses of which it shall get no gradient."""
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield self.online
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
     @torch.no_grad()
     def sync_target(self, tau: float = 1.0) -> None:
         """Move the target towards the online network: target ← (1 − tau) target + tau online."""
@@ -136,8 +161,17 @@ class Learner:
                 module.load_state_dict(state[part])
         for name, tensor in state["initial"].items():
             self.initial[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.generator.set_state(state["method_rng"].cpu())
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Restore an optimiser, whatever kind of device it was saved on."""
+    capturable = [group.get("capturable") for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, here in zip(optimizer.param_groups, capturable, strict=True):
+        if here is not None:
+            group["capturable"] = here  # by a CUDA graph: depends on the device
 
 
 def _numpy(generator: torch.Generator) -> np.random.Generator:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fire_rl.agents.agent import Array, Metrics, ResetReport, reset_learners
-from fire_rl.agents.learner import NO_METHOD, Learner
+from fire_rl.agents.agent import Agent, Array, ResetReport, reset_learners
+from fire_rl.agents.learner import NO_METHOD, Learner, LearnerLike
 from fire_rl.agents.normalizer import ObservationNormalizer
+from fire_rl.agents.program import Compile, Learn, compiled
 from fire_rl.agents.replay import Batch, Layout, ReplayMemory
+from fire_rl.agents.sac_update import (
+    SACUpdate,
+    Temperature,
+    TemperatureLike,
+    actor_loss,
+    critic_loss,
+    td_target,
+)
 from fire_rl.agents.simba import Body, MlpBody, SimbaBody, critic_ensemble, gaussian_actor, squashed_gaussian
-from fire_rl.method import ResetMethod, reset_optimizer
+from fire_rl.agents.stacking import StackedTemperature, across
+from fire_rl.method import ResetMethod
 
 _POSITIVE = (
     *("actor_width", "actor_blocks", "critic_width", "critic_blocks", "updates_per_agent_step", "batch_size"),
@@ -102,7 +111,7 @@ PAPER: dict[str, dict[str, object]] = {
 }
 
 
-class SAC:
+class SAC(Agent):
     """Soft actor-critic with two critics, clipped double Q and a learned temperature.
 
     Args:
@@ -112,6 +121,7 @@ class SAC:
         seed: parent of the agent's generators (initial weights, exploration, replay, update noise, methods).
         max_episode_agent_steps: the environment's time limit, or None if it has none; for the rule of gamma.
         method: what takes part in building and training the networks, beside what it does at a reset.
+        compile: whether updates are made as one program.
 
     Raises:
         ValueError: when the spaces are not of these kinds, or the method does not fit a network.
@@ -127,6 +137,7 @@ class SAC:
         device: torch.device,
         max_episode_agent_steps: int | None = None,
         method: ResetMethod = NO_METHOD,
+        compile: Compile = "auto",
     ) -> None:
         observations, actions = _dimensions(observation_space, action_space)
         self.config, self.device, self.num_envs, self.actions = config, device, num_envs, actions
@@ -161,36 +172,38 @@ class SAC:
         self.actor.lend(self._actor_inputs, self._actor_loss_on_data)
         self.critic.lend(self._critic_inputs, self._critic_loss_on_data)
         self.learners = {"actor": self.actor, "critic": self.critic}
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(config.temperature_init), device=device))
-        self.temperature_optimizer = torch.optim.Adam(
-            [self.log_alpha], lr=config.temperature_learning_rate, fused=True
-        )
+        self.policy = self.actor
+        self.temperature = Temperature(config.temperature_init, config.temperature_learning_rate, device)
         self.normalizer = ObservationNormalizer((observations,), device)
         layout = Layout(frame_shape=(observations,), frame_dtype=torch.float32, action_shape=(actions,))
         self.memory = ReplayMemory(config.replay_capacity, num_envs, layout, device, config.replay_storage)
-        self.agent_steps = 0
-        self.updates = 0
+        super().__init__(compile)
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config
         return torch.optim.AdamW(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            parameters,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=self.device.type == "cuda",
         )
 
-    def act(self, observation: Array) -> Array:
-        """Actions (n, action_dim): uniform until `learning_starts`, then a sample of the policy.
-
-        Counts the observations into the normaliser, during the random phase too.
-        """
+    def look(self, observation: Array) -> Tensor | None:
+        """The normalised observation; None in the random phase. The normaliser counts it either way."""
         observed = torch.from_numpy(observation).to(self.device)
         self.normalizer.update(observed)
-        shape = (len(observation), self.actions)
         if self.agent_steps < self.config.learning_starts:
+            return None
+        return self.normalizer.normalize(observed)
+
+    def choose(self, output: Tensor | None) -> Array:
+        """A sample of the policy, (n, action_dim); uniform during the random phase."""
+        shape = (self.num_envs, self.actions)
+        if output is None:
             return self.exploration_rng.uniform(-1.0, 1.0, shape).astype(np.float32)
         noise = self.exploration_rng.standard_normal(shape, dtype=np.float32)
-        with torch.no_grad():
-            output = self.actor.online(self.normalizer.normalize(observed))
-            sample, _ = squashed_gaussian(output, torch.from_numpy(noise).to(self.device))
+        sample, _ = squashed_gaussian(output, torch.from_numpy(noise).to(self.device))
         action: Array = sample.cpu().numpy()
         return action
 
@@ -200,21 +213,6 @@ class SAC:
         output = self.actor.online(self.normalizer.normalize(torch.from_numpy(observation).to(self.device)))
         action: Array = output[:, : self.actions].tanh().cpu().numpy()
         return action
-
-    def begin(self, observation: Array, action: Array) -> None:
-        """Store what was seen and done, with raw observations, and advance the clock."""
-        self.memory.begin(observation, action)
-        self.agent_steps += self.num_envs
-
-    def observe(
-        self,
-        reward: Array,
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        final_observation: Array,
-    ) -> None:
-        """Store what came of it."""
-        self.memory.complete(reward, terminated, truncated, final_observation)
 
     def updates_due(self) -> int:
         """Updates owed, counted from the agent step that completes the random phase (as in the reference)."""
@@ -230,65 +228,30 @@ class SAC:
             next_observation=self.normalizer.normalize(batch.next_observation),
         )
 
-    def update(self) -> Metrics:
-        """One step of actor, temperature, critics and target on a minibatch."""
+    def draw(self) -> tuple[Batch, Tensor]:
+        """What one update learns from: a minibatch and the noise of both policy samples."""
         batch = self.sample(self.config.batch_size, self.replay_rng)
         shape = (2, *batch.action.shape)
-        metrics = self.learn(batch, torch.randn(shape, generator=self.noise_rng, device=self.device))
+        return batch, torch.randn(shape, generator=self.noise_rng, device=self.device)
+
+    def count_update(self) -> None:
+        """Advance the clock of updates."""
         self.updates += 1
-        return metrics
 
-    def learn(self, batch: Batch, noise: Tensor) -> Metrics:
-        """The update as a function of weights, optimiser states, batch and noise alone.
-
-        Args:
-            noise: (2, B, action_dim) standard normal, for the actor's step and for the critics' targets.
-        """
-        actor, critic = self.actor, self.critic
-        alpha = self.log_alpha.detach().exp()
-        actor_loss, entropy = self.actor_loss(actor.online, critic.online, alpha, batch, noise[0])
-        actor.descend(actor_loss)
-
-        temperature_loss = self.log_alpha.exp() * (entropy - self.target_entropy)
-        self.temperature_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(temperature_loss, inputs=[self.log_alpha])
-        self.temperature_optimizer.step()
-
-        alpha = self.log_alpha.detach().exp()
-        goal = self.td_target(actor.online, critic.target, alpha, batch, noise[1])
-        critic_loss, q = self.critic_loss(critic.online, goal, batch)
-        critic.descend(critic_loss)
-        critic.sync_target(self.config.tau)
-        return {
-            "actor_loss": actor_loss.detach(),
-            "critic_loss": critic_loss.detach(),
-            "q_mean": q.detach().mean(),
-            "entropy": entropy,
-            "temperature": alpha,
-        }
-
-    def actor_loss(
-        self, actor: nn.Module, critic: nn.Module, alpha: Tensor, batch: Batch, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """E[α log π(a|s) − min_i Q_i(s, a)], and the entropy −E[log π(a|s)] without gradient."""
-        action, log_prob = squashed_gaussian(actor(batch.observation), noise)
-        q = critic(batch.observation, action).amin(0)
-        return (alpha * log_prob - q).mean(), -log_prob.detach().mean()
-
-    @torch.no_grad()
-    def td_target(
-        self, actor: nn.Module, target: nn.Module | None, alpha: Tensor, batch: Batch, noise: Tensor
-    ) -> Tensor:
-        """r + γ (1 − terminated) (min_i Q_target,i(s′, a′) − α log π(a′|s′)), shape (B,)."""
-        assert target is not None
-        action, log_prob = squashed_gaussian(actor(batch.next_observation), noise)
-        value: Tensor = target(batch.next_observation, action).amin(0) - alpha * log_prob
-        return batch.reward + self.gamma * (1.0 - batch.terminated) * value
-
-    def critic_loss(self, critic: nn.Module, goal: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Σ_i E[(Q_i(s, a) − goal)²], and the values (2, B)."""
-        q = critic(batch.observation, batch.action)
-        return (q - goal).square().sum(0).mean(), q
+    @staticmethod
+    def learning(agents: Sequence[SAC], learners: Mapping[str, LearnerLike], mode: Compile) -> Learn:
+        """The update of `agents` as one function of batch and noise; see `Agent.learning`."""
+        first = agents[0]
+        temperature: TemperatureLike = first.temperature
+        losses: list[Callable[..., Any]] = [actor_loss, partial(td_target, gamma=first.gamma), critic_loss]
+        if len(agents) > 1:
+            actor, critic, target = first.actor.online, first.critic.online, first.critic.target
+            assert target is not None
+            networks = (actor, critic), (actor, target), (critic,)
+            losses = [across(loss, of) for loss, of in zip(losses, networks, strict=True)]
+            temperature = StackedTemperature([agent.temperature for agent in agents])
+        losses = [compiled(loss, mode, first.learners.values()) for loss in losses]
+        return SACUpdate(learners, temperature, losses, first.target_entropy, first.config.tau)
 
     def _actor_inputs(self, rows: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         return (self.sample(rows, rng).observation,)
@@ -299,14 +262,15 @@ class SAC:
 
     def _actor_loss_on_data(self, rows: int, rng: np.random.Generator) -> Tensor:
         batch, noise = self._batch_and_noise(rows, rng)
-        alpha = self.log_alpha.detach().exp()
-        return self.actor_loss(self.actor.online, self.critic.online, alpha, batch, noise)[0]
+        alpha = self.temperature.log_alpha.detach().exp()
+        return actor_loss(self.actor.online, self.critic.online, alpha, batch, noise)[0]
 
     def _critic_loss_on_data(self, rows: int, rng: np.random.Generator) -> Tensor:
         batch, noise = self._batch_and_noise(rows, rng)
-        alpha = self.log_alpha.detach().exp()
-        goal = self.td_target(self.actor.online, self.critic.target, alpha, batch, noise)
-        return self.critic_loss(self.critic.online, goal, batch)[0]
+        assert self.critic.target is not None
+        alpha = self.temperature.log_alpha.detach().exp()
+        goal = td_target(self.actor.online, self.critic.target, alpha, batch, noise, self.gamma)
+        return critic_loss(self.critic.online, goal, batch)[0]
 
     def _batch_and_noise(self, rows: int, rng: np.random.Generator) -> tuple[Batch, Tensor]:
         batch = self.sample(rows, rng)
@@ -316,21 +280,19 @@ class SAC:
     def reset(self, method: ResetMethod, rng: torch.Generator, batch: Batch) -> ResetReport:
         """Hand actor and critics to `method`, then the temperature; replay memory and normaliser go on."""
         probes = {"actor": (batch.observation,), "critic": (batch.observation, batch.action)}
-        before = float(self.log_alpha.detach().exp())
+        before = float(self.temperature.log_alpha.detach().exp())
         report = reset_learners(self.learners, method, rng, probes)
         if method.temperature == "init":
-            with torch.no_grad():
-                self.log_alpha.fill_(math.log(self.config.temperature_init))
-            reset_optimizer(self.temperature_optimizer, "recreate")
-        after = float(self.log_alpha.detach().exp())
+            self.temperature.restart()
+        self.changed()
+        after = float(self.temperature.log_alpha.detach().exp())
         return replace(report, agent={"temperature_before": before, "temperature_after": after})
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, temperature, normaliser, replay memory, generators, clocks."""
         return {
             **{name: learner.state_dict() for name, learner in self.learners.items()},
-            "log_alpha": self.log_alpha.detach(),
-            "temperature_optimizer": self.temperature_optimizer.state_dict(),
+            **self.temperature.state_dict(),
             "normalizer": self.normalizer.state_dict(),
             "memory": self.memory.state_dict(),
             "exploration_rng": self.exploration_rng.bit_generator.state,
@@ -344,9 +306,7 @@ class SAC:
         """Continue from `state` bit for bit, if it comes from the same kind of device."""
         for name, learner in self.learners.items():
             learner.load_state_dict(state[name])
-        with torch.no_grad():
-            self.log_alpha.copy_(state["log_alpha"])
-        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
+        self.temperature.load_state_dict(state)
         self.normalizer.load_state_dict(state["normalizer"])
         self.memory.load_state_dict(state["memory"])
         self.exploration_rng.bit_generator.state = state["exploration_rng"]
@@ -357,6 +317,7 @@ class SAC:
             self.noise_rng.set_state(state["noise_rng"]["state"].cpu())
         self.agent_steps = int(state["agent_steps"])
         self.updates = int(state["updates"])
+        self.changed()
 
 
 def discount(max_episode_agent_steps: int | None) -> float:

@@ -4,8 +4,8 @@
 
 Prints a Markdown table. The floor is the time of the matrix products of one update alone, in their fastest
 layout and without allocation; its share is the median over rounds in which floor and update took turns, so
-that a busy machine slows both alike. `--compile` adds a row with `torch.compile` on the three losses (minutes
-to start); a GPU adds one in which a whole update is one CUDA graph.
+that a busy machine slows both alike. `--compile` adds a row with torch.compile on the three losses, which on a
+GPU is also one CUDA graph per update.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.projection import machine, now
+from fire_rl.agents.program import Compile
 from fire_rl.agents.sac import SAC, SACConfig
 from fire_rl.agents.simba import EnsembleLinear
 from fire_rl.envs import make_env
@@ -50,11 +51,13 @@ def gflop(work: list[Product]) -> float:
     return sum(2e-9 * len(a) * a.shape[1] * a.shape[2] * b.shape[2] for a, b, _ in work)
 
 
-def trained_a_little(name: str, config: SACConfig, device: torch.device) -> tuple[SAC, dict[str, float]]:
+def trained_a_little(
+    name: str, config: SACConfig, device: torch.device, compile: Compile = "off"
+) -> tuple[SAC, dict[str, float]]:
     """An agent with real transitions in its memory; milliseconds of acting and of the environment's step."""
     env = make_env(name, 1)
     spaces = env.observation_space, env.action_space
-    agent = SAC(*spaces, 1, config, np.random.SeedSequence(0), device, max_episode_agent_steps=500)
+    agent = SAC(*spaces, 1, config, np.random.SeedSequence(0), device, 500, compile=compile)
     observation = env.reset(np.random.SeedSequence(1))
     times: dict[str, list[float]] = {"act": [], "env": []}
     for _ in range(2 * config.learning_starts):
@@ -70,39 +73,6 @@ def trained_a_little(name: str, config: SACConfig, device: torch.device) -> tupl
     env.close()
     half = config.learning_starts  # the second half acts by the policy
     return agent, {key: 1e3 * statistics.median(values[half:]) for key, values in times.items()}
-
-
-def compiled(agent: SAC) -> SAC:
-    """`agent` with compiled losses."""
-    for name in ("actor_loss", "td_target", "critic_loss"):
-        setattr(agent, name, torch.compile(getattr(agent, name)))
-    return agent
-
-
-def captured(agent: SAC) -> Callable[[], None]:
-    """Replays an update of `agent` as one CUDA graph, with a new batch and new noise each time."""
-    for optimizer in (agent.actor.optimizer, agent.critic.optimizer, agent.temperature_optimizer):
-        for group in optimizer.param_groups:
-            group["capturable"] = True
-    batch = agent.sample(agent.config.batch_size, agent.replay_rng)
-    noise = torch.randn((2, *batch.action.shape), device=agent.device)
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            agent.learn(batch, noise)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        agent.learn(batch, noise)
-
-    def update() -> None:
-        for static, new in zip(batch, agent.sample(len(noise[0]), agent.replay_rng), strict=True):
-            static.copy_(new)
-        noise.normal_(generator=agent.noise_rng)
-        graph.replay()
-
-    return update
 
 
 def measure(
@@ -141,9 +111,7 @@ def main() -> None:
 
         contestants: dict[str, Callable[[], object]] = {"floor": floor, "eager": agent.update}
         if options.compile:
-            contestants["torch.compile"] = compiled(trained_a_little(options.env, config, device)[0]).update
-        if device.type == "cuda":
-            contestants["CUDA graph"] = captured(trained_a_little(options.env, config, device)[0])
+            contestants["compiled"] = trained_a_little(options.env, config, device, "on")[0].update
         times = measure(contestants, options.rounds, device)
         floor_ms = statistics.median(times["floor"])
         print(f"{machine(device)}; {options.env}, median of {options.rounds}\n")

@@ -43,6 +43,10 @@ class Composition(ResetMethod):
         """The methods, in order."""
         return [getattr(self, field_name(part)) for part in self.parts]
 
+    @property
+    def acts_in_updates(self) -> bool:
+        return any(method.acts_in_updates for method in self.methods)
+
     def build(self, network: nn.Module, generator: torch.Generator) -> None:
         for method in self.methods:
             method.build(network, generator)

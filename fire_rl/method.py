@@ -79,6 +79,12 @@ class ResetMethod:
     temperature: TemperaturePolicy = "keep"
     """SAC's temperature and its optimiser: `keep` or back to their `init` values. No effect on DQN."""
 
+    @property
+    def acts_in_updates(self) -> bool:
+        """Whether it does something in every update, rather than at events and in building only."""
+        hooks = ("penalty", "after_backward", "after_update")
+        return any(getattr(type(self), hook) is not getattr(ResetMethod, hook) for hook in hooks)
+
     def apply(self, module: nn.Module, learner: Learner, generator: torch.Generator) -> None:
         """Change the weights of `module` in place (`copy_` under no_grad, never rebinding a parameter).
 

@@ -161,7 +161,7 @@ def test_without_a_method_training_is_the_paper_s(kind: str) -> None:
 def plain_descent(learner: Any, loss: torch.Tensor) -> None:
     parameters = list(learner.online.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
+        parameter.grad = gradient.contiguous()  # as the parameter; fused Adam pairs them by memory
     learner.optimizer.step()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fire_rl.agents.replay import Batch
 from fire_rl.agents.sac import PAPER, SAC, SACConfig, discount
+from fire_rl.agents.sac_update import td_target
 from fire_rl.method import make_method
 from tests.sac_for_tests import (
     ACT,
@@ -85,7 +86,7 @@ def test_updates_equal_numpy_in_float64() -> None:
         assert set(metrics) == set(expected)
         for name, number in expected.items():
             assert float(metrics[name]) == pytest.approx(number, rel=1e-5, abs=1e-5), name
-        assert float(agent.log_alpha.detach()) == pytest.approx(float(log_alpha[""]), abs=1e-5)
+        assert float(agent.temperature.log_alpha.detach()) == pytest.approx(float(log_alpha[""]), abs=1e-5)
     for module, tensors in ((agent.actor.online, a), (agent.critic.online, c), (agent.critic.target, t)):
         assert module is not None
         for name, parameter in module.named_parameters():
@@ -96,10 +97,12 @@ def test_td_target_ignores_the_future_only_where_the_task_ended() -> None:
     agent = make()
     batch = random_batch(np.random.default_rng(0))._replace(terminated=torch.ones(32))
     alpha, noise = torch.tensor(0.3), torch.zeros(32, ACT)
-    goal = agent.td_target(agent.actor.online, agent.critic.target, alpha, batch, noise)
+    target = agent.critic.target
+    assert target is not None
+    goal = td_target(agent.actor.online, target, alpha, batch, noise, agent.gamma)
     assert torch.equal(goal, batch.reward)
     alive = batch._replace(terminated=torch.zeros(32))
-    assert (agent.td_target(agent.actor.online, agent.critic.target, alpha, alive, noise) != goal).all()
+    assert (td_target(agent.actor.online, target, alpha, alive, noise, agent.gamma) != goal).all()
 
 
 def test_update_is_a_function_of_state_batch_and_noise() -> None:
@@ -126,12 +129,12 @@ def test_constants_of_the_paper() -> None:
     )
     assert agent.gamma == 0.99
     assert agent.target_entropy == -9.5
-    assert float(agent.log_alpha.detach().exp()) == pytest.approx(0.01)
+    assert float(agent.temperature.log_alpha.detach().exp()) == pytest.approx(0.01)
     for learner in agent.learners.values():
         (group,) = learner.optimizer.param_groups
         assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-4, 1e-2, (0.9, 0.999))
         assert len(group["params"]) == len(list(learner.online.parameters()))
-    (group,) = agent.temperature_optimizer.param_groups
+    (group,) = agent.temperature.optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (1e-4, 0)
 
 

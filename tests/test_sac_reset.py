@@ -46,16 +46,16 @@ def test_fire_projects_every_linear_weight_and_nothing_else() -> None:
 
 def test_fire_restarts_optimisers_and_temperature_and_keeps_the_rest() -> None:
     agent, control = trained(), trained()
-    assert float(agent.log_alpha.detach()) != pytest.approx(math.log(0.01), abs=1e-4)
+    assert float(agent.temperature.log_alpha.detach()) != pytest.approx(math.log(0.01), abs=1e-4)
     report = agent.reset(paper("fire"), torch.Generator(), probe_batch(agent))
-    assert float(agent.log_alpha.detach()) == pytest.approx(math.log(0.01), abs=1e-6)
+    assert float(agent.temperature.log_alpha.detach()) == pytest.approx(math.log(0.01), abs=1e-6)
     assert report.agent["temperature_after"] == pytest.approx(0.01)
-    assert report.agent["temperature_before"] == pytest.approx(float(control.log_alpha.detach().exp()))
+    assert report.agent["temperature_before"] == pytest.approx(float(control.temperature.log_alpha.detach().exp()))
     assert_same_state(agent.normalizer.state_dict(), control.normalizer.state_dict())
     assert len(agent.memory) == len(control.memory)
     for name in ("exploration_rng", "replay_rng", "noise_rng", "agent_steps", "updates"):
         assert_same_state(agent.state_dict()[name], control.state_dict()[name])
-    optimizers = [learner.optimizer for learner in agent.learners.values()] + [agent.temperature_optimizer]
+    optimizers = [learner.optimizer for learner in agent.learners.values()] + [agent.temperature.optimizer]
     for optimizer in optimizers:
         for state in optimizer.state.values():
             assert not any(tensor.any() for tensor in state.values())
@@ -65,7 +65,7 @@ def test_fire_restarts_optimisers_and_temperature_and_keeps_the_rest() -> None:
 def test_recreated_optimiser_steps_as_a_new_one(make_optimizer: str) -> None:
     """Bit for bit: a state of zeros is what a newly built optimiser begins with."""
     agent = trained()
-    used = agent.actor.optimizer if make_optimizer == "actor" else agent.temperature_optimizer
+    used = agent.actor.optimizer if make_optimizer == "actor" else agent.temperature.optimizer
     (group,) = used.param_groups
     twins = [parameter.detach().clone().requires_grad_() for parameter in group["params"]]
     options = {
@@ -89,14 +89,14 @@ def test_an_injection_changes_no_output_and_keeps_the_temperature() -> None:
     before = [agent.actor.online(batch.observation), agent.critic.online(batch.observation, batch.action)]
     assert agent.critic.target is not None
     before.append(agent.critic.target(batch.observation, batch.action))
-    alpha = agent.log_alpha.detach().clone()
+    alpha = agent.temperature.log_alpha.detach().clone()
     report = agent.reset(paper("plasticity-injection"), torch.Generator(), batch)
     after = [agent.actor.online(batch.observation), agent.critic.online(batch.observation, batch.action)]
     after.append(agent.critic.target(batch.observation, batch.action))
     for one, two in zip(before, after, strict=True):
         assert (one - two).abs().max() <= 1e-6
     assert max(report.output_change.values()) <= 1e-6
-    assert torch.equal(agent.log_alpha, alpha)
+    assert torch.equal(agent.temperature.log_alpha, alpha)
 
 
 def test_after_an_injection_encoder_and_new_head_learn_and_frozen_heads_do_not() -> None:
@@ -138,4 +138,4 @@ def test_presets_of_the_reference(name: str) -> None:
             expected = keep * before[n][key].double() + (1.0 - keep) * learner.initial[key].double()
             torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
     assert_same_state(weights(agent.critic.target), weights(agent.critic.online))
-    assert float(agent.log_alpha.detach()) == pytest.approx(math.log(0.01), abs=1e-6)
+    assert float(agent.temperature.log_alpha.detach()) == pytest.approx(math.log(0.01), abs=1e-6)
