@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -27,14 +29,14 @@ class Progress:
         self._shown = self._started = time.monotonic()
         self._start = start
 
-    def advance(self, agent_steps: int, recent_return: float | None) -> None:
-        """Move the bar; drawn at most five times a second."""
+    def advance(self, agent_steps: int, recent_returns: Sequence[float]) -> None:
+        """Move the bar, and show the mean of the returns, if any; drawn at most five times a second."""
         now = time.monotonic()
         if self._bar.disable or now - self._shown < 0.2:
             return
         self._shown = now
         speed = (agent_steps - self._start) / (now - self._started)
-        score = "–" if recent_return is None else f"{recent_return:,.1f}"
+        score = f"{np.mean(recent_returns):,.1f}" if recent_returns else "–"
         self._bar.update(self._task, completed=agent_steps, speed=f"{speed:,.0f}", score=score)
 
     def __enter__(self) -> Progress:

@@ -13,7 +13,7 @@ import torch
 
 from fire_rl.launch.checkpoint import checkpoints, load_checkpoint
 from fire_rl.launch.config import located, make_config
-from fire_rl.launch.train import Run, train
+from fire_rl.launch.train import Loop, train
 
 STREAMS = ("train", "episodes", "eval", "events")
 COMMON: dict[str, Any] = {"probe_size": 16, "wandb": "disabled", "threads": 1, "reset_at": [0.5]}
@@ -110,7 +110,7 @@ def _attempt(out: Path, settings: dict[str, Any], calls: int | None) -> None:
     # What a killed process wrote is with the system; to wait for the disk would only take time.
     os.fsync = lambda fd: None
     made = 0
-    genuine = Run.loop
+    genuine = Loop.__call__
 
     def count(*_: Any) -> None:
         nonlocal made
@@ -118,14 +118,14 @@ def _attempt(out: Path, settings: dict[str, Any], calls: int | None) -> None:
         if made == calls:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def loop(self: Run) -> bool:
+    def loop(self: Loop) -> None:
         sys.setprofile(count)
         try:
-            return genuine(self)
+            genuine(self)
         finally:
             sys.setprofile(None)
 
-    Run.loop = loop  # type: ignore[method-assign]
+    Loop.__call__ = loop  # type: ignore[method-assign]
     code = train(located(make_config({**settings, "out": out})))
     if calls is None:
         (out / "calls").write_text(str(made))

@@ -24,6 +24,7 @@ from fire_rl.launch.config import located, make_config
 from fire_rl.launch.evaluate import Evaluator
 from fire_rl.launch.film import Filmed
 from fire_rl.launch.recorded import load_agent
+from fire_rl.launch.run import Run
 
 RUNS: dict[str, dict[str, Any]] = {
     "CartPole": {
@@ -67,9 +68,9 @@ class Trained:
 
 
 def trained(out: Path, name: str, interrupt_at: int | None = None) -> Trained:
-    runs: list[train.Run] = []
+    runs: list[Run] = []
 
-    class Watched(train.Run):
+    class Watched(Run):
         def log(self) -> None:
             super().log()
             runs.append(self)

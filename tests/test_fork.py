@@ -10,7 +10,8 @@ import pytest
 
 from fire_rl.launch.checkpoint import checkpoints
 from fire_rl.launch.config import located, make_config
-from fire_rl.launch.train import Run, train
+from fire_rl.launch.run import Run
+from fire_rl.launch.train import Loop, train
 from fire_rl.results.store import load_run
 from tests.runs_for_tests import RUNS, assert_same_run, rows, run
 
@@ -81,12 +82,12 @@ def test_branches_share_the_memory_by_hard_links(tmp_path: Path, trunk: Path) ->
     config = located(make_config({**CARTPOLE, "out": tmp_path, "method": "fire", "fork_from": trunk}))
     shared = {}
 
-    def look(self: Run) -> bool:
+    def look(self: Loop) -> None:
         shared.update({file.name: file.stat().st_nlink for file in chunk_files(config.path)})
-        return True
+        self.codes[self.runs[0]] = 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "loop", look)
+        patch.setattr(Loop, "__call__", look)
         train(config)
     assert shared == {file.name: 2 for file in chunk_files(trunk) if file.name in shared}
     assert shared
@@ -105,7 +106,7 @@ def test_where_links_are_impossible_the_memory_is_copied(
 
 def test_a_branch_outlives_its_trunk(tmp_path: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", CARTPOLE, method="fire")
-    genuine = Run.step
+    genuine = Run.finish_step
 
     def interrupted(self: Run) -> None:
         genuine(self)
@@ -113,7 +114,7 @@ def test_a_branch_outlives_its_trunk(tmp_path: Path, trunk: Path, monkeypatch: p
             os.kill(os.getpid(), 10)  # SIGUSR1
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", interrupted)
+        patch.setattr(Run, "finish_step", interrupted)
         run(tmp_path / "branch", CARTPOLE, code=138, method="fire", fork_from=trunk)
     shutil.rmtree(trunk)
     assert_same_run(run(tmp_path / "branch", CARTPOLE, method="fire", fork_from=trunk), whole)

@@ -16,7 +16,7 @@ import pytest
 from fire_rl.launch.checkpoint import checkpoints
 from fire_rl.launch.config import located, make_config
 from fire_rl.launch.evaluate import Evaluator
-from fire_rl.launch.train import Run
+from fire_rl.launch.run import Run
 from fire_rl.results.store import load_run
 from tests.runs_for_tests import RUNS, assert_same_run, rows, run, run_until_killed
 from tests.test_fork import CARTPOLE
@@ -77,14 +77,14 @@ def test_an_evaluation_is_left_at_a_signal_and_done_when_the_run_goes_on(
 
 def stop_at(agent_steps: int, patch: pytest.MonkeyPatch) -> None:
     """Have the run pre-empted at `agent_steps`."""
-    genuine = Run.step
+    genuine = Run.finish_step
 
     def step(self: Run) -> None:
         genuine(self)
         if self.agent.agent_steps == agent_steps:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    patch.setattr(Run, "step", step)
+    patch.setattr(Run, "finish_step", step)
 
 
 DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
