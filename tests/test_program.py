@@ -1,0 +1,116 @@
+"""An update as one program is the update as it is written, up to rounding."""
+
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fire_rl.agents import program
+from fire_rl.agents.dqn import DQN, DQNConfig
+from fire_rl.agents.learner import NO_METHOD
+from fire_rl.agents.sac import SAC
+from fire_rl.launch.small_agents import SPACES, experience, make_agent
+from fire_rl.method import ResetMethod, make_method
+
+TOLERANCE = 2e-5
+has_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler"
+)
+has_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def built(kind: str, mode: program.Compile, device: str = "cpu", method: ResetMethod | None = None) -> Any:
+    """A small agent whose updates are made in this way."""
+    config, seed, place = make_agent(kind).config, np.random.SeedSequence(0), torch.device(device)
+    if kind == "sac":
+        return SAC(*SPACES[kind], 2, config, seed, place, 500, method or NO_METHOD, mode)
+    return DQN(*SPACES[kind], 2, config, seed, place, method or NO_METHOD, mode)
+
+
+def story(agent: Any) -> Any:
+    """Learns, is reset, learns on; as a replacement for what is random, the agent's own generators."""
+    rng = np.random.default_rng(0)
+    experience(agent, 14, rng)
+    for name in ("fire", "plasticity-injection"):
+        batch = agent.sample(64, np.random.default_rng(1))
+        agent.reset(make_method(name, target="same"), torch.Generator().manual_seed(2), batch)
+        experience(agent, 6, rng)
+    return agent
+
+
+def assert_close(one: Any, other: Any) -> None:
+    for name, learner in one.learners.items():
+        for key, value in learner.online.state_dict().items():
+            found = other.learners[name].online.state_dict()[key]
+            torch.testing.assert_close(found.cpu(), value.cpu(), atol=TOLERANCE, rtol=0)
+
+
+@has_compiler
+@pytest.mark.parametrize("kind", ["dqn", "sac"])
+def test_compiled_updates_are_those_as_written_through_resets(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compiled = story(built(kind, "on"))
+    assert "compile:" not in capfd.readouterr().err
+    assert_close(story(built(kind, "off")), compiled)
+
+
+@has_gpu
+@pytest.mark.parametrize("kind", ["dqn", "dqn-pixels", "sac"])
+def test_captured_updates_are_those_as_written_through_resets(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    captured = story(built(kind, "on", "cuda"))
+    assert isinstance(captured._learn, program.Captured) and captured._learn._graph is not None
+    assert "compile:" not in capfd.readouterr().err
+    assert_close(story(built(kind, "off", "cuda")), captured)
+
+
+@pytest.mark.parametrize("kind", ["dqn", "sac"])
+def test_where_compiling_fails_the_run_goes_on_without_it_and_says_so(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(function: Any, **_: Any) -> Any:
+        def call(*_: Any) -> Any:
+            raise RuntimeError("no compiler\nand a long explanation")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    agent = story(built(kind, "on"))
+    said = capsys.readouterr().err
+    assert "torch.compile failed (RuntimeError: no compiler): going on without" in said
+    plain = story(built(kind, "off"))
+    for name, learner in plain.learners.items():
+        for one, other in zip(
+            learner.online.parameters(), agent.learners[name].online.parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
+
+
+def test_a_mistake_in_a_loss_is_not_taken_for_a_failure_of_the_compiler() -> None:
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        raise ArithmeticError("wrong by itself")
+
+    with pytest.raises(ArithmeticError, match="wrong by itself"):
+        program.Compiled(loss)(torch.ones(1))
+
+
+def test_a_method_that_looks_at_activations_is_not_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    method = make_method("continual-backprop")
+    experience(built("dqn", "on", method=method), 14, np.random.default_rng(0))
+    assert "continual-backprop looks at activations" in capsys.readouterr().err
+
+
+def test_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(program.DEFAULT, raising=False)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [program.resolve("auto", device) for device in (cpu, gpu)] == ["off", "on"]
+    assert program.resolve("on", cpu) == "on" and program.resolve("off", gpu) == "off"
+    monkeypatch.setenv(program.DEFAULT, "on")
+    assert program.resolve("auto", cpu) == "on" and program.resolve("off", cpu) == "off"
+    monkeypatch.setenv(program.DEFAULT, "fast")
+    with pytest.raises(ValueError, match="FIRE_RL_COMPILE is auto, on or off, not 'fast'"):
+        DQN(*SPACES["dqn"], 1, DQNConfig(replay_capacity=100), np.random.SeedSequence(0), cpu)
