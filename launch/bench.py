@@ -14,8 +14,9 @@ from rich.live import Live
 
 from fire_rl.launch.config import RunConfig
 from fire_rl.launch.estimate import estimate
+from fire_rl.launch.job import Job, is_finished
 from fire_rl.launch.overview import read_overview, render
-from fire_rl.launch.plan import Job, Plan, write_plan
+from fire_rl.launch.plan import Plan, write_plan
 from fire_rl.launch.suite import SUITE_FILE, Suite
 from fire_rl.results.figures import plot_learning_curves
 from fire_rl.results.store import find_runs
@@ -27,11 +28,14 @@ Launch = Callable[[Sequence[Job], Callable[[dict[Path, str]], None]], dict[Path,
 
 
 def missing(plan: Plan) -> list[Job]:
-    """The jobs that have not been finished, and of trunks those that such a job still needs."""
-    open_jobs = [job for job in plan.jobs if not job.is_finished()]
-    needed = {job.after for job in open_jobs}
-    trunks = {job.after for job in plan.jobs}
-    return [job for job in open_jobs if job.path in needed or job.path not in trunks]
+    """The jobs with a run that has not been finished; of trunks those that such a run still needs."""
+    left = {path for job in plan.jobs for path in job.unfinished()}
+    trunks = {trunk for job in plan.jobs for trunk in job.after}
+    needed = {
+        trunk for job in plan.jobs for path, trunk in zip(job.paths, job.after, strict=False) if path in left
+    }
+    jobs = [part for job in plan.jobs for part in job.without((trunks & left) - needed)]
+    return [job for job in jobs if not left.isdisjoint(job.paths)]
 
 
 def describe(
@@ -43,12 +47,15 @@ def describe(
     saved = plan.unforked_agent_steps - plan.agent_steps
     lines = [f"# {suite.name}: {suite.summary}"]
     lines += [f"# {len(configs)} runs, {plan.agent_steps:,} agent steps in {len(plan.jobs)} jobs"]
+    largest = max(len(job.paths) for job in plan.jobs)
+    if largest > 1:
+        lines += [f"# --stack: jobs of up to {largest} seeds that are trained together"]
     if saved:
         share = saved / plan.unforked_agent_steps
         lines += [f"# {plan.trunks} trunks, trained once for all methods, save {saved:,} steps ({share:.0%})"]
     disk = takes.disk_bytes + workers * takes.disk_bytes_per_worker
     lines += [
-        f"# replay memory {takes.replay_bytes / 1e9:.2f} GB a run, {workers} at a time: "
+        f"# replay memory {takes.replay_bytes / 1e9:.2f} GB a job, {workers} at a time: "
         f"{workers * takes.replay_bytes / 1e9:.2f} GB; disk about {disk / 1e9:.1f} GB"
     ]
     if plan.trunks:
@@ -98,8 +105,9 @@ def draw(suite: Suite, folder: Path) -> None:
 
 
 def _watched(jobs: Sequence[Job], folder: Path, launch: Launch) -> dict[Path, str]:
-    """Launch under a live table; where stderr is no terminal, a line per job that has ended."""
+    """Launch under a live table; where stderr is no terminal, a line per run that has ended."""
     console = Console(stderr=True)
+    runs = [path for job in jobs for path in job.unfinished()]
     ended: set[Path] = set()
     shown = 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -112,10 +120,10 @@ def _watched(jobs: Sequence[Job], folder: Path, launch: Launch) -> dict[Path, st
             if console.is_terminal:
                 live.update(render(read_overview(folder, disk=False), console.height), refresh=True)
                 return
-            for job in jobs:
-                if job.path not in ended and (job.path in failed or job.is_finished()):
-                    ended.add(job.path)
-                    print(f"{'failed' if job.path in failed else 'finished'}: {job.path}", file=sys.stderr)
+            for path in runs:
+                if path not in ended and (path in failed or is_finished(path)):
+                    ended.add(path)
+                    print(f"{'failed' if path in failed else 'finished'}: {path}", file=sys.stderr)
 
         return launch(jobs, tick)
 

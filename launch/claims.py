@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HEARTBEAT_SECONDS = 10.0
@@ -36,10 +36,23 @@ class Claims:
         self._seen: dict[Path, tuple[int, float]] = {}  # heartbeat last seen of others, and when
         self._beaten = clock()
 
-    def take(self, name: str) -> bool:
-        """Claim the job `name`; False when somebody alive has it."""
+    def take(self, names: Sequence[str]) -> bool:
+        """Claim all runs of a job, or none: False when somebody alive has one of them.
+
+        They are taken in the order of their names, so that of several launchers whose jobs overlap one always
+        gets all of its own.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        newest = max(self._all(name), default=None)
+        if any((claim := self._newest(name)) and not self._is_stale(claim) for name in names):
+            return False  # before anything is written
+        for name in sorted(names):
+            if not self._take(name):
+                self.release(names)
+                return False
+        return True
+
+    def _take(self, name: str) -> bool:
+        newest = self._newest(name)
         if newest is not None and not self._is_stale(newest):
             return False
         generation = 0 if newest is None else int(newest.suffix[1:]) + 1
@@ -58,9 +71,11 @@ class Claims:
         self._held[name] = mine
         return True
 
-    def release(self, name: str) -> None:
-        """Give a claim back."""
-        self._held.pop(name).unlink(missing_ok=True)
+    def release(self, names: Sequence[str]) -> None:
+        """Give back those of these claims that we hold."""
+        for name in names:
+            if name in self._held:
+                self._held.pop(name).unlink(missing_ok=True)
 
     def heartbeat(self) -> list[str]:
         """Tell the others that we are alive, if it is time to; returns the claims that we have lost.
@@ -82,6 +97,9 @@ class Claims:
     def _all(self, name: str) -> set[Path]:
         """The claims on `name`, of all generations."""
         return {p for p in self.folder.iterdir() if p.stem == name and p.suffix[1:].isdigit()}
+
+    def _newest(self, name: str) -> Path | None:
+        return max(self._all(name), default=None)
 
     def _is_stale(self, path: Path) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""What a suite will take: replay memory per run, and disk."""
+"""What a suite will take: replay memory per process, and disk."""
 
 from __future__ import annotations
 
@@ -29,19 +29,31 @@ FINISHED_BYTES = {
 class Estimate:
     """Bytes that a suite needs."""
 
-    replay_bytes: int  # of the run with the largest replay memory
+    replay_bytes: int  # of the process with the largest replay memories
     disk_bytes: int  # when every run has finished: records, and the trunks' replay memory
-    disk_bytes_per_worker: int  # added by every run in progress
+    disk_bytes_per_worker: int  # added by every process at work
 
 
 def estimate(plan: Plan, configs: Sequence[RunConfig]) -> Estimate:
     """Estimate memory and disk from the configurations alone; nothing is allocated."""
-    by_path = {config.path: config for config in configs}
+    by_path = configs_by_path(plan, configs)
     replay = {path: replay_bytes(config) for path, config in by_path.items()}
     stored = {path: int(replay[path] * COMPRESSION.get(_family(by_path[path]), 1.0)) for path in by_path}
+    trunks = by_path.keys() - {config.path for config in configs}
     disk = sum(int(FINISHED_BYTES.get((config.run.agent, _family(config)), 0)) for config in configs)
-    trunks: dict[Path, int] = {job.after: stored[job.path] for job in plan.jobs if job.after is not None}
-    return Estimate(max(replay.values()), disk + sum(trunks.values()), max(stored.values()))
+    return Estimate(
+        replay_bytes=max(sum(replay[path] for path in job.paths) for job in plan.jobs),
+        disk_bytes=disk + sum(stored[trunk] for trunk in trunks),
+        disk_bytes_per_worker=max(sum(stored[path] for path in job.paths) for job in plan.jobs),
+    )
+
+
+def configs_by_path(plan: Plan, configs: Sequence[RunConfig]) -> dict[Path, RunConfig]:
+    """The runs of `plan` by path; a trunk goes by the configuration of one of its branches."""
+    by_path = {config.path: config for config in configs}
+    for job in plan.jobs:
+        by_path.update((trunk, by_path[path]) for path, trunk in zip(job.paths, job.after, strict=False))
+    return by_path
 
 
 def replay_bytes(config: RunConfig) -> int:

@@ -41,7 +41,7 @@ class Row:
     seconds_left: float | None
     attempt: int
     message: str
-    last_lines: tuple[str, ...]  # of its output, of failed runs
+    last_lines: tuple[str, ...]  # that its process printed, of failed runs
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _row(folder: Path, name: str, job: Mapping[str, Any], event: Mapping[str, An
         (total - done) / speed if speed else None,
         run.status.attempt if run else 0,
         message,
-        _last_lines(path) if state == "failed" else (),
+        _last_lines(folder / str(event.get("printed_to", name))) if state == "failed" else (),
     )
 
 

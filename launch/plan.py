@@ -3,13 +3,16 @@
 Runs that differ in nothing but the reset method are one and the same up to the first reset. That part is
 trained once, as a trunk; each method then goes on from it as a branch. A suite of M methods whose reset lies
 at the middle costs (1 + M) / 2 runs' worth of steps instead of M.
+
+Runs that differ in nothing but consecutive seeds can be stacked, and so can trunks: one process trains them
+together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,28 +20,13 @@ from typing import Any
 
 from fire_rl.envs import make_env
 from fire_rl.launch.command_line import train_command
-from fire_rl.launch.config import RunConfig, identity, make_config
+from fire_rl.launch.config import RunConfig, RunOptions, identity, located, make_config
+from fire_rl.launch.job import Job, consecutive
 from fire_rl.results.jsonl import plain, write_atomically
-from fire_rl.results.store import load_run
 
 TRUNKS = ".trunks"  # folder beside the runs; hidden, since a trunk is no result
-PLAN_FILE = "plan.json"  # all jobs that a folder was ever asked for
+PLAN_FILE = "plan.json"  # all runs that a folder was ever asked for
 METHOD_KEYS = ("label", "preset", "reset_at", "reset_every", "reset_from", "reset_until", "reset_unit")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One process: `fire-rl WORDS`, which records the run at `path` and can be started again at any time."""
-
-    path: Path
-    words: tuple[str, ...]
-    agent_steps: int  # that this job trains when started from nothing
-    threads: int = 1
-    after: Path | None = None  # the run that must be finished before
-
-    def is_finished(self) -> bool:
-        """Whether the record says that the run reached its end."""
-        return (self.path / "config.json").exists() and load_run(self.path).status.state == "finished"
 
 
 @dataclass(frozen=True)
@@ -50,47 +38,58 @@ class Plan:
 
     @property
     def trunks(self) -> int:
-        """How many jobs are trunks."""
-        return len({job.after for job in self.jobs if job.after is not None})
+        """How many runs are trunks."""
+        return len({trunk for job in self.jobs for trunk in job.after})
 
     @property
     def agent_steps(self) -> int:
         """Steps that are trained in all."""
-        return sum(job.agent_steps for job in self.jobs)
+        return sum(job.agent_steps * len(job.paths) for job in self.jobs)
 
 
-def make_plan(configs: Sequence[RunConfig], folder: Path, fork: bool = True) -> Plan:
+def make_plan(
+    configs: Sequence[RunConfig],
+    folder: Path,
+    fork: bool = True,
+    stack: Callable[[RunConfig], int] = lambda config: 1,
+) -> Plan:
     """The jobs that record `configs` below `folder`.
 
     Args:
         fork: share what is the same before the first reset; else every run is trained from its start.
+        stack: how many runs like this one a process may train at most.
     """
     trunks: list[Job] = []
     branches: list[Job] = []
-    for key, alike in _same_until_reset(configs).items():
+    limits: dict[Path, int] = {}
+    for (_, key), alike in _same_until_reset(configs).items():
         steps = _best_trunk([first_reset(config) for config in alike]) if fork else 0
+        # The seed has no part in the name, so that trunks of several seeds have one command.
         digest = hashlib.sha256(f"{key} {steps}".encode()).hexdigest()[:8]
         trunk = _trunk(alike[0], folder / TRUNKS, digest, steps) if steps else None
-        trunks += [trunk] if trunk else []
+        trunks += [_job(trunk, steps)] if trunk else []
         branches += [_branch(c, trunk) if trunk and first_reset(c) >= steps else _job(c) for c in alike]
-    return Plan((*trunks, *branches), sum(config.run.agent_steps for config in configs))
+        limits.update((run.path, stack(run)) for run in (*alike, *([trunk] if trunk else [])))
+    jobs = (*_stacked(trunks, limits), *_stacked(branches, limits))
+    return Plan(jobs, sum(config.run.agent_steps for config in configs))
 
 
 def write_plan(jobs: Sequence[Job], folder: Path) -> None:
-    """Note the jobs in `folder`, for `fire-rl status`; those of earlier plans stay."""
+    """Note the runs of `jobs` in `folder`, for `fire-rl status`; those of earlier plans stay."""
     ours = {
-        str(job.path.relative_to(folder)): {
+        str(path.relative_to(folder)): {
             "command": ["fire-rl", *job.words],
             "agent_steps": job.agent_steps,
-            "after": str(job.after.relative_to(folder)) if job.after else None,
+            "after": str(job.after[index].relative_to(folder)) if job.after else None,
         }
         for job in jobs
+        for index, path in enumerate(job.paths)
     }
     write_atomically(folder / PLAN_FILE, {**read_plan(folder), **ours})
 
 
 def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
-    """The planned jobs of `folder` by their path in it; none if nothing was planned there."""
+    """The planned runs of `folder` by their path in it; none if nothing was planned there."""
     file = folder / PLAN_FILE
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
@@ -118,32 +117,63 @@ def _best_trunk(first_resets: Sequence[int]) -> int:
     return best if saved[best] > 0 else 0
 
 
-def _same_until_reset(configs: Sequence[RunConfig]) -> dict[str, list[RunConfig]]:
-    """`configs` grouped by all that their computation depends on but method and resets; order is kept."""
-    groups: dict[str, list[RunConfig]] = {}
+def _same_until_reset(configs: Sequence[RunConfig]) -> dict[tuple[int, str], list[RunConfig]]:
+    """`configs` grouped by seed and all else that their computation depends on but method and resets; order
+    is kept."""
+    groups: dict[tuple[int, str], list[RunConfig]] = {}
     for config in configs:
         settings = identity(plain(config.to_dict()))
-        shared = {k: v for k, v in settings.items() if k not in METHOD_KEYS and not k.startswith("method.")}
-        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(config)
+        apart = (*METHOD_KEYS, "seed")
+        shared = {k: v for k, v in settings.items() if k not in apart and not k.startswith("method.")}
+        groups.setdefault((config.run.seed, json.dumps(shared, sort_keys=True)), []).append(config)
     return groups
 
 
-def _job(config: RunConfig) -> Job:
-    return Job(config.path, tuple(train_command(config)), config.run.agent_steps, config.run.threads)
+def _stacked(jobs: Sequence[Job], limits: Mapping[Path, int]) -> list[Job]:
+    """`jobs` of one run each, joined where they differ in nothing but consecutive seeds.
+
+    Args:
+        limits: how many runs a job may have at most, by the path of each run.
+    """
+    alike: dict[tuple[object, ...], dict[int, Job]] = {}
+    for job in jobs:
+        key = job.command, job.agent_steps, job.threads, bool(job.after), limits[job.path]
+        alike.setdefault(key, {})[job.seed] = job
+    joined = []
+    for by_seed in alike.values():
+        limit = limits[next(iter(by_seed.values())).path]
+        for seeds in consecutive(by_seed):
+            for start in range(0, len(seeds), limit):
+                joined.append(_joined([by_seed[seed] for seed in seeds[start : start + limit]]))
+    order = {job.path: place for place, job in enumerate(jobs)}
+    return sorted(joined, key=lambda job: order[job.path])
 
 
-def _trunk(config: RunConfig, folder: Path, digest: str, steps: int) -> Job:
+def _joined(jobs: Sequence[Job]) -> Job:
+    paths = tuple(path for job in jobs for path in job.paths)
+    return replace(jobs[0], paths=paths, after=tuple(trunk for job in jobs for trunk in job.after))
+
+
+def _job(config: RunConfig, agent_steps: int | None = None) -> Job:
+    """The job of one run, of which `agent_steps` are trained, or all."""
+    run = config.run
+    common = replace(config, run=replace(run, seed=RunOptions.seed, stack=RunOptions.stack))
+    steps = run.agent_steps if agent_steps is None else agent_steps
+    return Job((config.path,), tuple(train_command(common)), run.seed, steps, run.threads)
+
+
+def _trunk(config: RunConfig, folder: Path, digest: str, steps: int) -> RunConfig:
     """The run without a method, as far as the first reset."""
     run = config.run
-    path = folder / run.agent / run.env / f"s{run.seed}-{digest}"
+    path = folder / run.agent / run.env / f"s{{seed}}-{digest}"
     settings = {k: v for k, v in config.to_dict().items() if k not in (*METHOD_KEYS, "method")}
-    trunk = make_config({**settings, "run_dir": path, "stop_at": steps, "wandb": "disabled"})
-    return replace(_job(replace(trunk, path=path)), agent_steps=steps)
+    return located(make_config({**settings, "run_dir": path, "stop_at": steps, "wandb": "disabled"}))
 
 
-def _branch(config: RunConfig, trunk: Job) -> Job:
-    whole = _job(replace(config, run=replace(config.run, fork_from=trunk.path)))
-    return replace(whole, agent_steps=whole.agent_steps - trunk.agent_steps, after=trunk.path)
+def _branch(config: RunConfig, trunk: RunConfig) -> Job:
+    assert trunk.run.stop_at is not None
+    forked = replace(config, run=replace(config.run, fork_from=trunk.run.run_dir))
+    return replace(_job(forked, config.run.agent_steps - trunk.run.stop_at), after=(trunk.path,))
 
 
 def spaces(config: RunConfig) -> tuple[Any, Any, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from fire_rl.envs import split_name
 from fire_rl.launch.config import RunConfig, RunOptions, check_name, located, make_config
@@ -19,12 +19,14 @@ from fire_rl.results.figures import Panel
 from fire_rl.results.learning_curves import Overlay
 
 Settings = Mapping[str, Any]
+Stack = int | Literal["auto"]
 
 SUITE_FILE = "suite.toml"  # a copy of the suite beside its runs
 GROUP_LISTS = {"envs": "env", "methods": "method", "seeds": "seed"}  # a group is the product over these
 FIGURE_KEYS = ("title", "note", "returns", "bin_steps")
 SUITE_KEYS = ("summary", "overlay", "group")  # of the whole suite; other keys may stand there or in a group
-NOT_IN_SUITES = ("out", "run_dir", "fresh", "fork_from", "stop_at")  # the launcher decides these
+NOT_IN_SUITES = ("out", "run_dir", "fresh", "fork_from", "stop_at", "stack")  # the launcher decides these
+LAUNCH_KEYS = ("stack",)  # how the runs are launched, which is none of a run's own options
 RUN_KEYS = tuple(f.name for f in fields(RunOptions) if f.name not in NOT_IN_SUITES)
 
 
@@ -75,6 +77,15 @@ class Suite:
                 )
         return list(seen.values())
 
+    def stacks(self, overrides: Overrides = AS_WRITTEN) -> dict[tuple[str, str], Stack]:
+        """How many seeds of each (agent, environment) a process trains together, where a group says it."""
+        return {
+            (_name_of(group["agent"]), _name_of(env)): group["stack"]
+            for group in _overridden(self, overrides)
+            if "stack" in group
+            for env in _list(group, "envs")
+        }
+
     def panels(self) -> dict[tuple[str, str], Panel]:
         """How the runs of each (agent, environment) are drawn."""
         panels = {}
@@ -124,7 +135,7 @@ def parse_suite(name: str, text: str) -> Suite:
     if overlay not in (None, "paper"):
         raise ValueError(f'overlay can be "paper", not {overlay!r}')
     for key in (key for table in (common, *groups) for key in table):
-        check_name("key", key, (*SUITE_KEYS, "agent", *GROUP_LISTS, *RUN_KEYS, *FIGURE_KEYS))
+        check_name("key", key, (*SUITE_KEYS, "agent", *GROUP_LISTS, *RUN_KEYS, *LAUNCH_KEYS, *FIGURE_KEYS))
     merged = tuple({"threads": 1, **common, **group} for group in groups)
     for group in merged:
         _check_group(group)
@@ -145,6 +156,9 @@ def _check_group(group: Settings) -> None:
             raise ValueError(f"a group needs {many} = [...], or one {one}")
         if not isinstance(_list(group, many), list) or not _list(group, many):
             raise ValueError(f"{many} is a list of at least one value, not {group[many]!r}")
+    stack = group.get("stack", "auto")
+    if stack != "auto" and (not isinstance(stack, int) or stack < 1):
+        raise ValueError(f'stack is a number of seeds, or "auto", not {stack!r}')
     if group.get("returns", "training") not in get_args(Returns):
         raise ValueError(f"returns is one of {', '.join(get_args(Returns))}, not {group['returns']!r}")
 
@@ -199,7 +213,8 @@ def _with_envs(groups: Sequence[dict[str, Any]], names: Sequence[str]) -> list[d
 
 def _product(group: Settings) -> Iterator[dict[str, Any]]:
     """The settings of every run of a group."""
-    common = {k: v for k, v in group.items() if k not in (*GROUP_LISTS, *GROUP_LISTS.values(), *FIGURE_KEYS)}
+    apart = (*GROUP_LISTS, *GROUP_LISTS.values(), *LAUNCH_KEYS, *FIGURE_KEYS)
+    common = {key: value for key, value in group.items() if key not in apart}
     for values in itertools.product(*(_list(group, key) for key in GROUP_LISTS)):
         settings = {**common, **dict(zip(GROUP_LISTS.values(), values, strict=True))}
         if isinstance(method := settings["method"], Mapping) and "label" in method:

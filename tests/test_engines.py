@@ -18,7 +18,7 @@ from fire_rl.launch.checkpoint import checkpoints
 from fire_rl.launch.claims import HEARTBEAT_SECONDS, STALE_SECONDS, Claims
 from fire_rl.launch.engines import local
 from fire_rl.launch.engines.pool import LAUNCHER_LOG
-from fire_rl.launch.plan import Job
+from fire_rl.launch.job import Job
 from fire_rl.launch.suite import Suite
 from fire_rl.results.store import RunDirectory, find_runs, load_run
 from tests.suites_for_tests import (
@@ -220,18 +220,18 @@ class Clock:
 
 def test_a_claim_is_exclusive_and_is_given_back(tmp_path: Path) -> None:
     ours, theirs = Claims(tmp_path), Claims(tmp_path)
-    assert ours.take("a.b") and not theirs.take("a.b") and theirs.take("a.c")
-    ours.release("a.b")
-    assert theirs.take("a.b") and not ours.take("a.b")
+    assert ours.take(["a.b"]) and not theirs.take(["a.b"]) and theirs.take(["a.c"])
+    ours.release(["a.b"])
+    assert theirs.take(["a.b"]) and not ours.take(["a.b"])
 
 
 def test_a_claim_of_a_dead_launcher_is_taken_over_at_once_on_its_host(tmp_path: Path) -> None:
-    assert Claims(tmp_path).take("job")
+    assert Claims(tmp_path).take(["job"])
     dead = subprocess.Popen(["true"])
     dead.wait()
     rewrite_owner(tmp_path, pid=dead.pid)
     ours = Claims(tmp_path)
-    assert ours.take("job") and not Claims(tmp_path).take("job")
+    assert ours.take(["job"]) and not Claims(tmp_path).take(["job"])
 
 
 def rewrite_owner(folder: Path, **changes: object) -> None:
@@ -242,15 +242,15 @@ def rewrite_owner(folder: Path, **changes: object) -> None:
 def test_a_claim_of_another_host_is_taken_over_when_its_heart_stops(tmp_path: Path) -> None:
     clock = Clock()
     theirs = Claims(tmp_path, clock)
-    assert theirs.take("job")
+    assert theirs.take(["job"])
     rewrite_owner(tmp_path, host="elsewhere", pid=1)
     ours, others = Claims(tmp_path, clock), Claims(tmp_path, clock)
-    assert not ours.take("job") and not others.take("job")
+    assert not ours.take(["job"]) and not others.take(["job"])
     clock.now += STALE_SECONDS - 1
     assert theirs.heartbeat() == []  # alive after all
-    assert not ours.take("job")
+    assert not ours.take(["job"])
     clock.now += STALE_SECONDS + 1
-    assert ours.take("job") and not others.take("job")
+    assert ours.take(["job"]) and not others.take(["job"])
     clock.now += HEARTBEAT_SECONDS
     assert theirs.heartbeat() == ["job"], "it learns that it lost the claim"
 
@@ -276,7 +276,7 @@ def test_runs_share_the_gpus_evenly_and_give_their_slots_back(monkeypatch: pytes
 
     monkeypatch.setattr(local, "start_process", start)
     workers = local.LocalWorkers(5, ["2", "GPU-abc"])
-    job = Job(Path("run"), (), 1)
+    job = Job((Path("run"),), (), seed=1, agent_steps=1)
     handles = []
     while workers.has_room(job):
         handles.append(workers.start(job))

@@ -19,7 +19,8 @@ from fire_rl.launch.command_line import train_command
 from fire_rl.launch.commands.train import parse
 from fire_rl.launch.config import identity, located, make_config
 from fire_rl.launch.estimate import replay_bytes
-from fire_rl.launch.plan import Job, make_plan
+from fire_rl.launch.job import Job
+from fire_rl.launch.plan import make_plan
 from fire_rl.launch.suite import Overrides, load_suite, parse_suite, suite_names
 from fire_rl.method import ContinuousMethod, register
 from tests.suites_for_tests import TINY, run_here, tiny_suite, write_suite
@@ -135,7 +136,7 @@ def test_the_plan_shares_what_is_the_same_before_the_first_reset() -> None:
     assert plan.agent_steps == 4 * 300 + 12 * 300  # (1 + M) / 2 instead of M for M = 3 methods
     branches = [job for job in plan.jobs if job.after]
     for job in branches:
-        trunk = next(other for other in plan.jobs if other.path == job.after)
+        trunk = next(other for other in plan.jobs if other.paths == job.after)
         for part in ("CartPole-v1", "Acrobot-v1", "s1", "s2"):
             assert (part in str(job.path)) == (part in str(trunk.path))
         config = parse(list(trunk.words[1:]))

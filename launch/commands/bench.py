@@ -11,13 +11,14 @@ import tyro
 
 from fire_rl.agents.replay import free_host_bytes
 from fire_rl.launch.bench import Launch, bench, describe, prepare
-from fire_rl.launch.config import WandbMode
-from fire_rl.launch.engines.local import LocalWorkers, default_workers, visible_gpus
+from fire_rl.launch.config import RunConfig, WandbMode
+from fire_rl.launch.engines.local import LocalWorkers, default_workers, free_gpu_bytes, visible_gpus
 from fire_rl.launch.engines.pool import run_jobs
 from fire_rl.launch.engines.slurm import SlurmOptions, scripts, submit
-from fire_rl.launch.estimate import replay_bytes
-from fire_rl.launch.plan import Job, Plan, make_plan
-from fire_rl.launch.suite import Overrides, load_suite
+from fire_rl.launch.job import Job
+from fire_rl.launch.plan import Plan, make_plan
+from fire_rl.launch.room import Room
+from fire_rl.launch.suite import Overrides, Stack, load_suite
 from fire_rl.plugins import load_plugins
 
 
@@ -62,9 +63,13 @@ class Options:
     engine: Literal["local", "ray", "slurm"] = "local"
     """Who starts the runs: this process, a Ray cluster, or SLURM (jobs are submitted, and that is all)."""
     workers: int | Literal["auto"] = "auto"
-    """Runs at a time; auto: --per-gpu on each GPU, else as many as cores and memory suffice for."""
+    """Processes at a time; auto: --per-gpu on each GPU, else as many as cores suffice for, and in any case no
+    more than memory does."""
     per_gpu: int = 4
-    """Runs that share a GPU."""
+    """Processes that share a GPU."""
+    stack: Stack | None = None
+    """Seeds that one process trains together; auto: on a GPU as many as have room for their replay memories,
+    on a CPU one. Default: what the suite says, else auto."""
     retries: int = 2
     """How often a failed run is started again, from its last checkpoint, without having got any further."""
     fork: bool = True
@@ -78,11 +83,23 @@ class Options:
 def main(argv: list[str]) -> int:
     """Run the suite."""
     options = tyro.cli(Options, args=argv, prog="fire-rl bench")
+    for name in ("per_gpu", "workers", "stack"):
+        value = getattr(options, name)
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     load_plugins(options.plugin)
     suite = load_suite(options.suite)
     folder = options.out / suite.name
-    configs = suite.configs(folder, _overrides(options))
-    plan = make_plan(configs, folder, options.fork)
+    overrides = _overrides(options)
+    configs = suite.configs(folder, overrides)
+    room = _room(options)
+    stacks = suite.stacks(overrides)
+
+    def stack(config: RunConfig) -> int:
+        asked = stacks.get((config.run.agent, config.run.env), "auto")
+        return room.stack(config) if asked == "auto" else asked
+
+    plan = make_plan(configs, folder, options.fork, stack)
     if options.engine == "slurm":
         if options.dry_run:
             print(describe(suite, plan, configs, options.slurm.at_a_time, commands=False))
@@ -90,7 +107,7 @@ def main(argv: list[str]) -> int:
         else:
             submit(prepare(suite, folder, plan), folder, options.slurm)
         return 0
-    workers, launch = _engine(options, plan, folder, max(map(replay_bytes, configs)))
+    workers, launch = _engine(options, plan, folder, room.processes(plan, configs))
     if options.dry_run:
         print(describe(suite, plan, configs, workers))
         return 0
@@ -98,7 +115,7 @@ def main(argv: list[str]) -> int:
 
 
 def _overrides(options: Options) -> Overrides:
-    names = ("agent_steps", "eval_every", "checkpoint_minutes", "device", "threads", "wandb")
+    names = ("agent_steps", "eval_every", "checkpoint_minutes", "device", "threads", "wandb", "stack")
     settings: dict[str, Any] = {
         name: getattr(options, name) for name in names if getattr(options, name) is not None
     }
@@ -111,24 +128,26 @@ def _overrides(options: Options) -> Overrides:
     return Overrides(_split(options.envs), _split(options.methods), seeds, settings)
 
 
-def _engine(options: Options, plan: Plan, folder: Path, memory_bytes: int) -> tuple[int, Launch]:
-    """How many runs there are at a time, and what runs them.
+def _room(options: Options) -> Room:
+    """Where the processes will find memory; of a cluster only what is known here."""
+    if options.engine == "slurm":
+        return Room(options.slurm.gpus, 0, options.slurm.memory_bytes())
+    gpus = 0 if options.device == "cpu" else len(visible_gpus())
+    return Room(gpus, free_gpu_bytes() if gpus else 0, free_host_bytes())
+
+
+def _engine(options: Options, plan: Plan, folder: Path, fitting: int) -> tuple[int, Launch]:
+    """How many processes there are at a time, and what runs them.
 
     Args:
-        memory_bytes: replay memory of a run, of which there are not more at a time than fit.
+        fitting: for how many of them there is memory.
     """
-    for name in ("per_gpu", "workers"):
-        value = getattr(options, name)
-        if value != "auto" and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     cpu_only = options.device == "cpu"
     gpus = [] if cpu_only else visible_gpus()
     threads = max(job.threads for job in plan.jobs)
-    workers = default_workers(threads, len(gpus), options.per_gpu)
+    workers = min(default_workers(threads, len(gpus), options.per_gpu), fitting)
     if options.workers != "auto":
         workers = options.workers
-    elif not gpus:
-        workers = max(1, min(workers, int(0.8 * free_host_bytes() / memory_bytes)))
 
     def launch(jobs: Sequence[Job], tick: Callable[[dict[Path, str]], None]) -> dict[Path, str]:
         if options.engine == "local":

@@ -1,6 +1,6 @@
-"""The local engine: every run is a process of its own, a few at a time.
+"""The local engine: every job is a process of its own, a few at a time.
 
-Nothing is returned through pipes or pickles: a run writes its directory, and its exit code says how it went.
+Nothing is returned through pipes or pickles: a run writes its directory, and the exit code says how it went.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fire_rl.launch.plan import Job
+from fire_rl.launch.job import Job
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
@@ -90,7 +90,7 @@ def start_process(job: Job, environment: dict[str, str], cwd: Path = Path()) -> 
 
 
 def default_workers(threads: int, gpus: int, per_gpu: int) -> int:
-    """How many runs at a time: `per_gpu` on each GPU, else as many as there are cores for their threads."""
+    """How many processes at a time: `per_gpu` on each GPU, else as many as cores suffice for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return gpus * per_gpu if gpus else max(1, cores // threads) if threads else 1
 
@@ -102,3 +102,15 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return given.split(",")[:count] if given is not None else [str(index) for index in range(count)]
+
+
+def free_gpu_bytes() -> int:
+    """Free memory of the visible GPU that has least.
+
+    Asked in a process of its own: one that has asked holds some hundred megabytes of every GPU till it ends.
+    """
+    ask = "from torch import cuda; print(min(cuda.mem_get_info(i)[0] for i in range(cuda.device_count())))"
+    answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    if answer.returncode:
+        raise ValueError(f"the GPUs do not answer: {answer.stderr.strip().splitlines()[-1]}")
+    return int(answer.stdout)

@@ -14,10 +14,12 @@ from urllib.parse import quote
 
 from fire_rl.launch.checkpoint import checkpoints
 from fire_rl.launch.claims import Claims, is_being_written
-from fire_rl.launch.plan import Job
+from fire_rl.launch.job import Job
+from fire_rl.results.status import read_status
 
 POLL_SECONDS = 0.2
-USAGE_ERROR = 2  # exit code of a run that cannot be run: trying again is in vain
+FAILED = 1  # exit code of a process of which a run has failed
+USAGE_ERROR = 2  # exit code of one that cannot be run: trying again is in vain
 LAUNCHER_LOG = "launcher.jsonl"  # what was started, failed and retried, beside the runs
 CLAIMS = ".claims"
 
@@ -47,11 +49,11 @@ def run_jobs(
     retries: int = 2,
     on_tick: Callable[[dict[Path, str]], None] = lambda failed: None,
 ) -> dict[Path, str]:
-    """Run all jobs; returns the paths of those that failed, with reasons. A failure leaves the others alone.
+    """Run all jobs; returns the runs that failed, with reasons. A failure leaves the others alone.
 
-    A job that fails is started again, from its last checkpoint. `retries` is how often in a row that may
-    happen without a new checkpoint in between, so that a long run on a shaky machine gets through and one
-    that cannot work does not run for ever.
+    A job that fails is started again, and does the rest from the last checkpoints. `retries` is how often in
+    a row that may happen without a new checkpoint in between, so that a long run on a shaky machine gets
+    through and one that cannot work does not run for ever.
 
     Args:
         folder: of the suite: for claims, by which several launchers share the jobs, and for the log.
@@ -85,21 +87,22 @@ class _Pool(Generic[Handle]):
         self.failed: dict[Path, str] = {}
         self._workers, self._folder, self._retries = workers, folder, retries
         self._claims = Claims(folder / CLAIMS)
-        self._attempts: dict[Path, tuple[str, int]] = {}  # newest checkpoint, failures since it was new
+        self._begun: dict[Job, list[Path]] = {}  # what there was to do when a running job was started
+        self._attempts: dict[Job, tuple[list[str], int]] = {}  # newest checkpoints, failures since then
 
     def start_what_can(self) -> None:
         """Start jobs in their order; pass over what waits for a trunk or is somebody else's at the moment."""
-        by_path = {job.path for job in self.waiting} | {job.path for job in self.running}
+        self._drop_branches_of_failed_trunks()
+        to_come = {path for job in (*self.waiting, *self.running) for path in job.paths}
         for job in list(self.waiting):
-            if job.after in self.failed:
-                self._fail(job, f"the run that it branches from failed: {job.after}")
-            elif job.after not in by_path and self._workers.has_room(job) and self._claim(job):
+            if to_come.isdisjoint(job.after) and self._workers.has_room(job) and self._claim(job):
                 self.waiting.remove(job)
-                if job.is_finished():  # by another launcher
-                    self.give_back(job)
-                else:
+                if begun := job.unfinished():
                     self.running[job] = self._workers.start(job)
-                    self._log(job, "started")
+                    self._begun[job] = begun
+                    self._log(job, begun, "started")
+                else:  # finished by another launcher
+                    self.give_back(job)
 
     def collect(self) -> None:
         """See which jobs have ended, and how."""
@@ -109,52 +112,67 @@ class _Pool(Generic[Handle]):
                 continue
             del self.running[job]
             self.give_back(job)
-            if code == 0:
-                self._log(job, "finished")
-            elif self._may_retry(job, code):
-                self._log(job, "retried", reason(job.path, code))
+            rest = job.unfinished() if code else []
+            self._log(job, [path for path in self._begun[job] if path not in rest], "finished")
+            if rest and self._may_retry(job, code):
+                for path in rest:
+                    self._log(job, [path], "retried", reason(job, path, code))
                 self.waiting.insert(0, job)
             else:
-                self._fail(job, reason(job.path, code))
-        for name in self._claims.heartbeat():
-            lost = [job for job in self.running if self._name(job) == name]
-            self._workers.stop([self.running.pop(job) for job in lost])
-            self.waiting += lost
+                for path in rest:
+                    self._fail(job, path, reason(job, path, code))
+        if lost := set(self._claims.heartbeat()):
+            for job in [job for job in self.running if lost.intersection(self._names(job))]:
+                self._workers.stop([self.running.pop(job)])
+                self.give_back(job)
+                self.waiting.append(job)
 
     def give_back(self, job: Job) -> None:
         """Let other launchers have it."""
-        self._claims.release(self._name(job))
+        self._claims.release(self._names(job))
 
     def _claim(self, job: Job) -> bool:
-        if not self._claims.take(self._name(job)):
+        if not self._claims.take(self._names(job)):
             return False
-        if is_being_written(job.path):  # started by hand, or still saving its state
+        if any(map(is_being_written, job.paths)):  # started by hand, or still saving its state
             self.give_back(job)
             return False
         return True
 
     def _may_retry(self, job: Job, code: int) -> bool:
-        newest = next((p.name for p in reversed(checkpoints(job.path / "checkpoints"))), "")
-        at, failures = self._attempts.get(job.path, ("", 0))
+        found = [checkpoints(path / "checkpoints") for path in job.paths]
+        newest = [kept[-1].name if kept else "" for kept in found]
+        at, failures = self._attempts.get(job, ([], 0))
         failures = failures + 1 if newest == at else 1
-        self._attempts[job.path] = newest, failures
+        self._attempts[job] = newest, failures
         return code != USAGE_ERROR and failures <= self._retries
 
-    def _fail(self, job: Job, why: str) -> None:
-        if job in self.waiting:
-            self.waiting.remove(job)
-        self.failed[job.path] = why
-        self._log(job, "failed", why)
+    def _drop_branches_of_failed_trunks(self) -> None:
+        for place, job in reversed(list(enumerate(self.waiting))):
+            if lost := job.branches_of(self.failed):
+                self.waiting[place : place + 1] = job.without(lost)
+                trunks = dict(zip(job.paths, job.after, strict=True))
+                for path in lost:
+                    self._fail(job, path, f"the run that it branches from failed: {trunks[path]}")
 
-    def _name(self, job: Job) -> str:
-        return quote(str(job.path.relative_to(self._folder)), safe="")
+    def _fail(self, job: Job, path: Path, why: str) -> None:
+        self.failed[path] = why
+        self._log(job, [path], "failed", why)
 
-    def _log(self, job: Job, event: str, why: str = "") -> None:
-        log_event(self._folder, job.path, event, why)
+    def _names(self, job: Job) -> list[str]:
+        return [quote(str(path.relative_to(self._folder)), safe="") for path in job.paths]
+
+    def _log(self, job: Job, paths: Sequence[Path], event: str, why: str = "") -> None:
+        for path in paths:
+            log_event(self._folder, path, event, why, job.path)
 
 
-def log_event(folder: Path, run: Path, event: str, why: str = "") -> None:
-    """Note in the launchers' log of `folder` what happened to a run."""
+def log_event(folder: Path, run: Path, event: str, why: str = "", printed_to: Path | None = None) -> None:
+    """Note in the launchers' log of `folder` what happened to a run.
+
+    Args:
+        printed_to: the run in whose directory the output of its process is, if not in its own.
+    """
     row = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": socket.gethostname(),
@@ -162,6 +180,7 @@ def log_event(folder: Path, run: Path, event: str, why: str = "") -> None:
         "run": str(run.relative_to(folder)),
         "event": event,
         **({"reason": why} if why else {}),
+        **({"printed_to": str(printed_to.relative_to(folder))} if printed_to not in (None, run) else {}),
     }
     descriptor = os.open(folder / LAUNCHER_LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -170,12 +189,16 @@ def log_event(folder: Path, run: Path, event: str, why: str = "") -> None:
         os.close(descriptor)
 
 
-def reason(path: Path, code: int) -> str:
-    """Why a run failed: the last line that it printed, and how it ended."""
+def reason(job: Job, path: Path, code: int) -> str:
+    """Why the run at `path` failed: what it says itself, or the last line that the process printed and how
+    that ended."""
     if code == -signal.SIGKILL:
         return "killed by SIGKILL: by someone, or by the system for want of memory"
+    status = read_status(path)
+    if code == FAILED and status.state == "failed" and status.message:
+        return status.message
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    log = path / "stdout.log"
+    log = job.path / "stdout.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     lines = [line.strip() for line in lines if line.strip()]
     return f"{lines[-1]} ({how})" if lines else how

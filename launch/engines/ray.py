@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from fire_rl.launch.engines.local import start_process
-from fire_rl.launch.plan import Job
+from fire_rl.launch.job import Job
 
 LOST_NODE = 255  # exit code that we report when Ray lost the process together with its node
 
@@ -23,7 +23,7 @@ class RayWorkers:
 
     Args:
         address: "local" starts a cluster on this machine, "auto" finds a running one, or host:port.
-        gpu_share: of one GPU, per run; ignored where the cluster has no GPU.
+        gpu_share: of one GPU, per process; ignored where the cluster has no GPU.
 
     Raises:
         ValueError: when Ray is not installed, or no cluster answers at `address`.
@@ -44,12 +44,12 @@ class RayWorkers:
             raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from None
         self._total: dict[str, float] = self._ray.cluster_resources()
         self._gpu_share = gpu_share if self._total.get("GPU") else 0.0
-        self._cpus = 0.0  # in use by our runs
+        self._cpus = 0.0  # in use by our jobs
         self._gpus = 0.0
         self._jobs: dict[Any, Job] = {}
 
     def has_room(self, job: Job) -> bool:
-        """Whether the cluster has CPUs, and a share of a GPU, that no other run of ours has."""
+        """Whether the cluster has CPUs, and a share of a GPU, that no other job of ours has."""
         cpus, gpus = self._total.get("CPU", 0.0), self._total.get("GPU", 0.0)
         fits = self._cpus + _cpus(job) <= cpus and self._gpus + self._gpu_share <= gpus + 1e-6
         return fits or not self._jobs
@@ -58,7 +58,7 @@ class RayWorkers:
         """Start `job` somewhere; returns Ray's reference to its exit code."""
         self._cpus += _cpus(job)
         self._gpus += self._gpu_share
-        # Retries are the pool's business, which knows whether a run got any further.
+        # Retries are the pool's business, which knows whether a job got any further.
         remote = self._ray.remote(num_cpus=_cpus(job), num_gpus=self._gpu_share, max_retries=0)(_run)
         handle = remote.remote(job, Path.cwd())
         self._jobs[handle] = job

@@ -1,4 +1,4 @@
-"""The SLURM engine: arrays of our own, a task per run, branches dependent on their trunk.
+"""The SLURM engine: arrays of our own, a task per job, branches dependent on their trunks.
 
 Nothing stays running here: SLURM queues, starts and requeues, `fire-rl status` reads the records. A task that
 is asked to make way (SIGUSR1 shortly before its time limit, SIGTERM at a pre-emption) saves its state, is
@@ -16,15 +16,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fire_rl.launch.engines.pool import log_event, reason
-from fire_rl.launch.plan import Job
+from fire_rl.launch.checkpoint import checkpoints
+from fire_rl.launch.engines.pool import FAILED, log_event, reason
+from fire_rl.launch.job import Job, is_finished
+from fire_rl.results.jsonl import plain
 
 FOLDER = "slurm"  # beside the runs: scripts, lists of jobs, what was submitted
 SUBMITTED = "submitted.jsonl"
 WARNING_SECONDS = 120  # between the signal and the time limit
+MEMORY_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,29 @@ class SlurmOptions:
     extra: tuple[str, ...] = ()
     """Further options of sbatch, such as --slurm.extra=--qos=long."""
 
+    def memory_bytes(self) -> int:
+        """`memory` as SLURM reads it: a number, of megabytes if no unit follows; 0 is all that a node has.
+
+        Raises:
+            ValueError: for what is no amount of memory.
+        """
+        number = self.memory.rstrip("KMGT")
+        unit = self.memory[len(number) :] or "M"
+        if not number.isdigit() or unit not in MEMORY_UNITS:
+            raise ValueError(f"--slurm.memory is an amount such as 16G, not {self.memory!r}")
+        return int(number) * MEMORY_UNITS[unit] or sys.maxsize
+
 
 def arrays(jobs: Sequence[Job], queued: Mapping[Path, str]) -> list[list[Job]]:
-    """`jobs` as arrays: what waits for nothing, then per trunk that is yet to run its branches.
+    """`jobs` as arrays: what waits for nothing, then what waits for the same trunks.
 
     Args:
         queued: tasks that SLURM has already, by the path of their run.
     """
-    to_come = {job.path for job in jobs} | queued.keys()
-    groups: dict[Path | None, list[Job]] = {None: []}
+    to_come = {path for job in jobs for path in job.paths} | queued.keys()
+    groups: dict[tuple[Path, ...], list[Job]] = {(): []}
     for job in jobs:
-        groups.setdefault(job.after if job.after in to_come else None, []).append(job)
+        groups.setdefault(tuple(trunk for trunk in job.after if trunk in to_come), []).append(job)
     return [group for group in groups.values() if group]
 
 
@@ -94,9 +109,10 @@ def script(jobs: Sequence[Job], folder: Path, name: str, options: SlurmOptions) 
 def scripts(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> list[str]:
     """What `submit` would hand to sbatch, as one text per array, with the commands as comments."""
     texts = []
+    recorded = {path for job in jobs for path in job.paths}
     for number, group in enumerate(arrays(jobs, {})):
-        trunk = group[0].after
-        lines = [f"# when {trunk} has finished:"] if trunk in {job.path for job in jobs} else []
+        trunks = [str(trunk) for trunk in group[0].after if trunk in recorded]
+        lines = [f"# after {', '.join(trunks)}:"] if trunks else []
         lines += [f"# {i}: {shlex.join(['fire-rl', *job.words])}" for i, job in enumerate(group)]
         texts.append(script(group, folder, f"array-{number}", options) + "\n".join([*lines, ""]))
     return texts
@@ -113,29 +129,23 @@ def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> None:
             "there is no sbatch here: go to a login node of a SLURM cluster, or use --engine local"
         )
     tasks = _queued(folder)
-    new = [job for job in jobs if job.path not in tasks]
+    new = [part for job in jobs for part in job.without(tasks)]
+    there = f"{sum(path in tasks for job in jobs for path in job.paths)} runs were in the queue"
     here = folder / FOLDER
     here.mkdir(parents=True, exist_ok=True)
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     for number, group in enumerate(arrays(new, tasks)):
         name = f"{stamp}-{number}"
-        (here / f"{name}.jsonl").write_text("".join(json.dumps(_line(job)) + "\n" for job in group))
+        (here / f"{name}.jsonl").write_text("".join(json.dumps(plain(asdict(job))) + "\n" for job in group))
         (here / f"{name}.sh").write_text(script(group, folder, name, options))
-        after = group[0].after
-        waits = (
-            [f"--dependency=afterok:{tasks[after]}", "--kill-on-invalid-dep=yes"] if after in tasks else []
-        )
+        trunks = dict.fromkeys(tasks[trunk] for trunk in group[0].after if trunk in tasks)
+        waits = [f"--dependency=afterany:{':'.join(trunks)}"] if trunks else []
         array = _call(["sbatch", "--parsable", *waits, str(here / f"{name}.sh")]).split(";")[0].strip()
         with (here / SUBMITTED).open("a") as log:
-            for index, job in enumerate(group):
-                tasks[job.path] = f"{array}_{index}"
-                log.write(json.dumps({"task": tasks[job.path], "path": str(job.path)}) + "\n")
-    there = f"{len(jobs) - len(new)} were in the queue"
+            for task, path in ((f"{array}_{i}", path) for i, job in enumerate(group) for path in job.paths):
+                tasks[path] = task
+                log.write(json.dumps({"task": task, "path": str(path)}) + "\n")
     print(f"{len(new)} jobs submitted, {there}; see fire-rl status {folder} --watch", file=sys.stderr)
-
-
-def _line(job: Job) -> dict[str, object]:
-    return {"path": str(job.path), "words": job.words, "threads": job.threads}
 
 
 def _queued(folder: Path) -> dict[Path, str]:
@@ -158,24 +168,50 @@ def _call(words: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> int:
     """In a task: run line INDEX of the list of jobs; requeue it if it was interrupted."""
     jobs, index = argv
-    job = json.loads(Path(jobs).read_text().splitlines()[int(index)])
-    if job["threads"]:
-        os.environ["OMP_NUM_THREADS"] = str(job["threads"])
-    path = Path(job["path"])
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "stdout.log").open("ab") as log:
+    folder = Path(jobs).parent.parent
+    job = _parse(Path(jobs).read_text().splitlines()[int(index)])
+    if job.threads:
+        os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    job.path.mkdir(parents=True, exist_ok=True)
+    with (job.path / "stdout.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    code = 0
+    lost = _lost(job)
+    for path in lost:
+        _note_failure(folder, job, path, "the run that it branches from has not finished")
     from fire_rl.launch.cli import main as fire_rl
 
-    code = fire_rl(job["words"])
-    folder = Path(jobs).parent.parent
-    if code == 128 + signal.SIGUSR1:  # the time limit is near; SLURM itself requeues at a pre-emption
-        task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-        subprocess.run(["scontrol", "requeue", task], check=True)
-    elif 0 < code < 128:
-        log_event(folder, path.absolute(), "failed", reason(path, code))
-    return code
+    for part in job.without(lost):
+        ended = fire_rl(part.words)
+        code = max(code, ended)
+        if ended == 128 + signal.SIGUSR1:  # the time limit is near; SLURM itself requeues at a pre-emption
+            task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+            subprocess.run(["scontrol", "requeue", task], check=True)
+        if ended >= 128:
+            break
+        if ended:
+            for path in part.unfinished():
+                _note_failure(folder, job, path, reason(job, path, ended))
+    return code or (FAILED if lost else 0)
+
+
+def _parse(line: str) -> Job:
+    """A job as it was written."""
+    fields = json.loads(line)
+    for name in ("paths", "after"):
+        fields[name] = tuple(map(Path, fields[name]))
+    return Job(**{**fields, "command": tuple(fields["command"])})
+
+
+def _lost(job: Job) -> list[Path]:
+    """The runs that cannot begin: their trunk has not been finished."""
+    trunks = [trunk for trunk in job.after if not is_finished(trunk)]
+    return [path for path in job.branches_of(trunks) if not checkpoints(path / "checkpoints")]
+
+
+def _note_failure(folder: Path, job: Job, path: Path, why: str) -> None:
+    log_event(folder, path.absolute(), "failed", why, job.path.absolute())
 
 
 if __name__ == "__main__":
