@@ -51,6 +51,10 @@ class Job:
         rest = (index for index, path in enumerate(self.paths) if path not in paths)
         return [self._part(group[0], group[-1] + 1) for group in consecutive(rest)]
 
+    def one_by_one(self, paths: Collection[Path]) -> list[Job]:
+        """A job for each of these runs."""
+        return [self._part(index, index + 1) for index, path in enumerate(self.paths) if path in paths]
+
     def _part(self, start: int, stop: int) -> Job:
         """The runs `start` to `stop` (exclusive)."""
         paths, after = self.paths[start:stop], self.after[start:stop]

@@ -23,7 +23,8 @@ from tests.suites_for_tests import (
     write_suite,
 )
 
-SUITE = tiny_suite(envs='["control/CartPole-v1"]', seeds="[1]", methods='["none", "fire"]')
+SUITE = tiny_suite(envs='["control/CartPole-v1"]', seeds="[1, 2]", methods='["none", "fire"]')
+STACK = ("--stack", "2")
 LONG = tiny_suite(envs='["control/CartPole-v1"]', seeds="[1]", methods='["fire"]', agent_steps="6_000")
 SLURM = ("--engine", "slurm", "--slurm.gpus", "0", "--slurm.cpus", "1", "--slurm.memory", "0")
 
@@ -35,15 +36,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
 def test_ray_gives_the_same_records_even_if_a_run_is_killed(tmp_path: Path, reference: Path) -> None:
-    launcher = bench(write_suite(tmp_path, SUITE), tmp_path, "--engine", "ray")
+    launcher = bench(write_suite(tmp_path, SUITE), tmp_path, "--engine", "ray", *STACK)
     folder = tmp_path / "tiny"
     wait_until(lambda: bool(list(folder.rglob("status.json"))), launcher)
     status = json.loads(next(folder.rglob("status.json")).read_text())
     os.kill(status["pid"], signal.SIGKILL)
     finish(launcher)
-    assert len(assert_same_records(folder, reference)) == 2
+    assert len(assert_same_records(folder, reference)) == 4
     events = [json.loads(line) for line in (folder / "launcher.jsonl").read_text().splitlines()]
-    assert [e["event"] for e in events].count("retried") == 1
+    assert [e["event"] for e in events].count("retried") == 2, "both runs of the process"
     assert any("killed by SIGKILL" in e.get("reason", "") for e in events)
 
 
@@ -75,10 +76,10 @@ def test_slurm_gives_the_same_records_and_is_not_asked_twice(
     tmp_path: Path, reference: Path, slurm: None
 ) -> None:
     file = write_suite(tmp_path, SUITE)
-    assert "3 jobs submitted" in finish(bench(file, tmp_path, *SLURM))
-    assert "0 jobs submitted" in finish(bench(file, tmp_path, *SLURM))
+    assert "3 jobs submitted" in finish(bench(file, tmp_path, *SLURM, *STACK))
+    assert "0 jobs submitted" in finish(bench(file, tmp_path, *SLURM)), "stacked or not"
     until(lambda: set(states()) == {"COMPLETED"})
-    assert len(assert_same_records(tmp_path / "tiny", reference)) == 2
+    assert len(assert_same_records(tmp_path / "tiny", reference)) == 4
     assert cli.main(["status", str(tmp_path / "tiny"), "--json"]) == 0
     assert "0 jobs submitted" in finish(bench(file, tmp_path, *SLURM))
 
@@ -114,6 +115,7 @@ def test_the_dry_run_prints_the_scripts(tmp_path: Path, capsys: pytest.CaptureFi
         "#SBATCH --qos=long",
         "fire_rl.launch.engines.slurm",
         "# 0: fire-rl train --agent dqn --env control/CartPole-v1 --method none",
+        "--seed 1 --stack 2",
     ):
         assert line in script
     assert not (tmp_path / "tiny").exists()

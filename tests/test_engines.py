@@ -87,7 +87,7 @@ def test_a_suite_whose_workers_are_killed_at_random_ends_as_the_undisturbed_one(
     folder = tmp_path / "tiny"
     assert len(assert_same_records(folder, reference)) == 12
     retried = [row for row in log(folder) if row["event"] == "retried"]
-    assert kills and len(retried) == kills
+    assert 0 < len(retried) <= kills, "one that is killed after its run has finished is not started again"
     assert all("killed by SIGKILL" in row["reason"] for row in retried)
     assert len(find_runs(folder)) == 12, "trunks are no results"
     assert (folder / "tiny.png").stat().st_size > 10_000
@@ -121,7 +121,7 @@ def test_a_launcher_that_dies_leaves_no_orphan_and_the_same_command_goes_on(
 
 def test_two_launchers_at_once_share_the_work(tmp_path: Path, reference: Path) -> None:
     file = write_suite(tmp_path, tiny_suite(envs='["control/CartPole-v1"]', methods='["none", "fire"]'))
-    launchers = [bench(file, tmp_path, "--workers", "1") for _ in range(2)]
+    launchers = [bench(file, tmp_path, "--workers", "1", "--stack", stack) for stack in ("1", "2")]
     for launcher in launchers:
         finish(launcher)
     folder = tmp_path / "tiny"

@@ -103,9 +103,9 @@ def main(argv: list[str]) -> int:
     if options.engine == "slurm":
         if options.dry_run:
             print(describe(suite, plan, configs, options.slurm.at_a_time, commands=False))
-            print("\n".join(scripts(plan.jobs, folder, options.slurm)))
+            print("\n".join(scripts(plan.jobs, folder, options.slurm, options.retries)))
         else:
-            submit(prepare(suite, folder, plan), folder, options.slurm)
+            submit(prepare(suite, folder, plan), folder, options.slurm, options.retries)
         return 0
     workers, launch = _engine(options, plan, folder, room.processes(plan, configs))
     if options.dry_run:

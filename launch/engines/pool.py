@@ -53,7 +53,8 @@ def run_jobs(
 
     A job that fails is started again, and does the rest from the last checkpoints. `retries` is how often in
     a row that may happen without a new checkpoint in between, so that a long run on a shaky machine gets
-    through and one that cannot work does not run for ever.
+    through and one that cannot work does not run for ever. After that the runs of a job of several are tried
+    one by one, since one that raises, or memory for less than all of them, stops all.
 
     Args:
         folder: of the suite: for claims, by which several launchers share the jobs, and for the log.
@@ -114,13 +115,14 @@ class _Pool(Generic[Handle]):
             self.give_back(job)
             rest = job.unfinished() if code else []
             self._log(job, [path for path in self._begun[job] if path not in rest], "finished")
-            if rest and self._may_retry(job, code):
-                for path in rest:
-                    self._log(job, [path], "retried", reason(job, path, code))
-                self.waiting.insert(0, job)
-            else:
-                for path in rest:
-                    self._fail(job, path, reason(job, path, code))
+            again = self._again(job, rest, code) if rest else []
+            self.waiting[:0] = again
+            for path in rest:
+                why = reason(job, path, code)
+                if again:
+                    self._log(job, [path], "retried", why)
+                else:
+                    self._fail(job, path, why)
         if lost := set(self._claims.heartbeat()):
             for job in [job for job in self.running if lost.intersection(self._names(job))]:
                 self._workers.stop([self.running.pop(job)])
@@ -138,6 +140,12 @@ class _Pool(Generic[Handle]):
             self.give_back(job)
             return False
         return True
+
+    def _again(self, job: Job, rest: Sequence[Path], code: int) -> list[Job]:
+        """What is started once more of a job that ended with `code`, `rest` of its runs being unfinished."""
+        if self._may_retry(job, code):
+            return [job]
+        return job.one_by_one(rest) if len(rest) > 1 else []  # perhaps one of them brings the others down
 
     def _may_retry(self, job: Job, code: int) -> bool:
         found = [checkpoints(path / "checkpoints") for path in job.paths]

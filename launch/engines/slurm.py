@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fire_rl.launch.checkpoint import checkpoints
-from fire_rl.launch.engines.pool import FAILED, log_event, reason
-from fire_rl.launch.job import Job, is_finished
+from fire_rl.launch.engines.local import LocalWorkers
+from fire_rl.launch.engines.pool import run_jobs
+from fire_rl.launch.job import Job
 from fire_rl.results.jsonl import plain
 
 FOLDER = "slurm"  # beside the runs: scripts, lists of jobs, what was submitted
@@ -79,7 +79,7 @@ def arrays(jobs: Sequence[Job], queued: Mapping[Path, str]) -> list[list[Job]]:
     return [group for group in groups.values() if group]
 
 
-def script(jobs: Sequence[Job], folder: Path, name: str, options: SlurmOptions) -> str:
+def script(jobs: Sequence[Job], folder: Path, name: str, options: SlurmOptions, retries: int) -> str:
     """The sbatch script of an array over the lines of `NAME.jsonl`."""
     here = folder.absolute() / FOLDER
     wanted = {
@@ -100,13 +100,13 @@ def script(jobs: Sequence[Job], folder: Path, name: str, options: SlurmOptions) 
     lines += [f"#SBATCH {option}" for option in options.extra]
     python = shlex.quote(sys.executable)
     # exec, so that SLURM's signals reach Python itself.
-    run = f"exec {python} -m fire_rl.launch.engines.slurm {shlex.quote(str(here / name))}.jsonl"
+    run = f"exec {python} -m fire_rl.launch.engines.slurm {shlex.quote(str(here / name))}.jsonl {retries}"
     body = [options.setup] if options.setup else []
     body += [f"cd {shlex.quote(os.getcwd())}", f'{run} "$SLURM_ARRAY_TASK_ID"']
     return "\n".join(["#!/bin/bash", *lines, *body, ""])
 
 
-def scripts(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> list[str]:
+def scripts(jobs: Sequence[Job], folder: Path, options: SlurmOptions, retries: int) -> list[str]:
     """What `submit` would hand to sbatch, as one text per array, with the commands as comments."""
     texts = []
     recorded = {path for job in jobs for path in job.paths}
@@ -114,12 +114,15 @@ def scripts(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> list[st
         trunks = [str(trunk) for trunk in group[0].after if trunk in recorded]
         lines = [f"# after {', '.join(trunks)}:"] if trunks else []
         lines += [f"# {i}: {shlex.join(['fire-rl', *job.words])}" for i, job in enumerate(group)]
-        texts.append(script(group, folder, f"array-{number}", options) + "\n".join([*lines, ""]))
+        texts.append(script(group, folder, f"array-{number}", options, retries) + "\n".join([*lines, ""]))
     return texts
 
 
-def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> None:
+def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions, retries: int) -> None:
     """Hand all jobs to SLURM that are not in its queue already, and return at once.
+
+    Args:
+        retries: of each task, as of `run_jobs`.
 
     Raises:
         ValueError: when there is no SLURM here, or it refuses the jobs.
@@ -137,7 +140,7 @@ def submit(jobs: Sequence[Job], folder: Path, options: SlurmOptions) -> None:
     for number, group in enumerate(arrays(new, tasks)):
         name = f"{stamp}-{number}"
         (here / f"{name}.jsonl").write_text("".join(json.dumps(plain(asdict(job))) + "\n" for job in group))
-        (here / f"{name}.sh").write_text(script(group, folder, name, options))
+        (here / f"{name}.sh").write_text(script(group, folder, name, options, retries))
         trunks = dict.fromkeys(tasks[trunk] for trunk in group[0].after if trunk in tasks)
         waits = [f"--dependency=afterany:{':'.join(trunks)}"] if trunks else []
         array = _call(["sbatch", "--parsable", *waits, str(here / f"{name}.sh")]).split(";")[0].strip()
@@ -166,52 +169,36 @@ def _call(words: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """In a task: run line INDEX of the list of jobs; requeue it if it was interrupted."""
-    jobs, index = argv
-    folder = Path(jobs).parent.parent
-    job = _parse(Path(jobs).read_text().splitlines()[int(index)])
-    if job.threads:
-        os.environ["OMP_NUM_THREADS"] = str(job.threads)
-    job.path.mkdir(parents=True, exist_ok=True)
-    with (job.path / "stdout.log").open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    code = 0
-    lost = _lost(job)
-    for path in lost:
-        _note_failure(folder, job, path, "the run that it branches from has not finished")
-    from fire_rl.launch.cli import main as fire_rl
+    """In a task: run line INDEX of the list of jobs; requeue it if it was interrupted.
 
-    for part in job.without(lost):
-        ended = fire_rl(part.words)
-        code = max(code, ended)
-        if ended == 128 + signal.SIGUSR1:  # the time limit is near; SLURM itself requeues at a pre-emption
+    A pool of one job does it, so that claims, retries and the log are those of the other engines.
+    """
+    jobs, retries, index = argv
+    job = _parse(Path(jobs).read_text().splitlines()[int(index)])
+    signals: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
+        if len(signals) == 1:  # SLURM repeats itself while the runs save their state
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        failed = run_jobs([job], LocalWorkers(1), Path(jobs).parent.parent, int(retries))
+    except KeyboardInterrupt:
+        if signals[0] == signal.SIGUSR1:  # the time limit is near; SLURM itself requeues at a pre-emption
             task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
             subprocess.run(["scontrol", "requeue", task], check=True)
-        if ended >= 128:
-            break
-        if ended:
-            for path in part.unfinished():
-                _note_failure(folder, job, path, reason(job, path, ended))
-    return code or (FAILED if lost else 0)
+        return 128 + signals[0]
+    return 1 if failed else 0
 
 
 def _parse(line: str) -> Job:
-    """A job as it was written."""
+    """A job as it was written, with absolute paths."""
     fields = json.loads(line)
-    for name in ("paths", "after"):
-        fields[name] = tuple(map(Path, fields[name]))
-    return Job(**{**fields, "command": tuple(fields["command"])})
-
-
-def _lost(job: Job) -> list[Path]:
-    """The runs that cannot begin: their trunk has not been finished."""
-    trunks = [trunk for trunk in job.after if not is_finished(trunk)]
-    return [path for path in job.branches_of(trunks) if not checkpoints(path / "checkpoints")]
-
-
-def _note_failure(folder: Path, job: Job, path: Path, why: str) -> None:
-    log_event(folder, path.absolute(), "failed", why, job.path.absolute())
+    paths = {name: tuple(Path(path).absolute() for path in fields[name]) for name in ("paths", "after")}
+    return Job(**{**fields, **paths, "command": tuple(fields["command"])})
 
 
 if __name__ == "__main__":
