@@ -1,9 +1,8 @@
-"""A job: one process, which records one run or several that differ in nothing but consecutive seeds."""
+"""A job: one process, which records one run or several that differ in nothing but their seeds."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +14,10 @@ class Job:
     """One process: `fire-rl WORDS`, which records the runs at `paths` and can be started again any time."""
 
     paths: tuple[Path, ...]
-    command: tuple[str, ...]  # without --seed and --stack; {seed} in it stands for the seed of a run
-    seed: int  # of the first run; those of the others follow
+    command: tuple[str, ...]  # without seeds; {seed} in it stands for the seed of a run
+    seed: int  # of the first run
     agent_steps: int  # that each of the runs trains when started from nothing
+    stride: int = 1  # between the seeds
     threads: int = 1
     after: tuple[Path, ...] = ()  # the trunk of each run, which must be finished before; none: they need none
 
@@ -32,7 +32,8 @@ class Job:
         seed = ("--seed", str(self.seed))
         if len(self.paths) == 1:
             return *(word.replace("{seed}", str(self.seed)) for word in self.command), *seed
-        return *self.command, *seed, "--stack", str(len(self.paths))
+        stride = () if self.stride == 1 else ("--stack-stride", str(self.stride))
+        return *self.command, *seed, "--stack", str(len(self.paths)), *stride
 
     def unfinished(self) -> list[Path]:
         """The runs that are left to do."""
@@ -47,18 +48,23 @@ class Job:
         return [path for path, trunk in zip(self.paths, self.after, strict=False) if trunk in trunks]
 
     def without(self, paths: Collection[Path]) -> list[Job]:
-        """The jobs that record the other runs: more than one where seeds are no longer consecutive."""
-        rest = (index for index, path in enumerate(self.paths) if path not in paths)
-        return [self._part(group[0], group[-1] + 1) for group in consecutive(rest)]
+        """The jobs that record the other runs: more than one where their seeds are not evenly spaced."""
+        rest = [index for index, path in enumerate(self.paths) if path not in paths]
+        return [self._part(group) for group in evenly_spaced(rest, len(rest))]
 
     def one_by_one(self, paths: Collection[Path]) -> list[Job]:
         """A job for each of these runs."""
-        return [self._part(index, index + 1) for index, path in enumerate(self.paths) if path in paths]
+        return [self._part([index]) for index, path in enumerate(self.paths) if path in paths]
 
-    def _part(self, start: int, stop: int) -> Job:
-        """The runs `start` to `stop` (exclusive)."""
-        paths, after = self.paths[start:stop], self.after[start:stop]
-        return replace(self, paths=paths, after=after, seed=self.seed + start)
+    def _part(self, indices: Sequence[int]) -> Job:
+        """The runs with these evenly spaced indices."""
+        return replace(
+            self,
+            paths=tuple(self.paths[index] for index in indices),
+            after=tuple(self.after[index] for index in indices if self.after),
+            seed=self.seed + self.stride * indices[0],
+            stride=self.stride * stride(indices),
+        )
 
 
 def is_finished(path: Path) -> bool:
@@ -66,8 +72,19 @@ def is_finished(path: Path) -> bool:
     return (path / "config.json").exists() and load_run(path).status.state == "finished"
 
 
-def consecutive(numbers: Iterable[int]) -> list[list[int]]:
-    """Different `numbers` in ascending order, cut where one is left out."""
-    ranked = enumerate(sorted(numbers))  # number minus rank stays the same within a group
-    groups = itertools.groupby(ranked, key=lambda pair: pair[1] - pair[0])
-    return [[number for _, number in group] for _, group in groups]
+def evenly_spaced(numbers: Iterable[int], limit: int) -> list[list[int]]:
+    """Different `numbers` in ascending order, cut into groups of at most `limit`, evenly spaced."""
+    groups: list[list[int]] = []
+    for number in sorted(numbers):
+        group = groups[-1] if groups else []
+        fits = len(group) == 1 or (group and number - group[-1] == stride(group))
+        if fits and len(group) < limit:
+            group.append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+def stride(numbers: Sequence[int]) -> int:
+    """Distance of evenly spaced `numbers`; 1 where there is only one."""
+    return numbers[1] - numbers[0] if len(numbers) > 1 else 1

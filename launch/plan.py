@@ -4,7 +4,7 @@ Runs that differ in nothing but the reset method are one and the same up to the 
 trained once, as a trunk; each method then goes on from it as a branch. A suite of M methods whose reset lies
 at the middle costs (1 + M) / 2 runs' worth of steps instead of M.
 
-Runs that differ in nothing but consecutive seeds can be stacked, and so can trunks: one process trains them
+Runs that differ in nothing but evenly spaced seeds can be stacked, and so can trunks: one process trains them
 together.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from fire_rl.envs import make_env
 from fire_rl.launch.command_line import train_command
 from fire_rl.launch.config import RunConfig, RunOptions, identity, located, make_config
-from fire_rl.launch.job import Job, consecutive
+from fire_rl.launch.job import Job, evenly_spaced, stride
 from fire_rl.results.jsonl import plain, write_atomically
 
 TRUNKS = ".trunks"  # folder beside the runs; hidden, since a trunk is no result
@@ -130,7 +130,7 @@ def _same_until_reset(configs: Sequence[RunConfig]) -> dict[tuple[int, str], lis
 
 
 def _stacked(jobs: Sequence[Job], limits: Mapping[Path, int]) -> list[Job]:
-    """`jobs` of one run each, joined where they differ in nothing but consecutive seeds.
+    """`jobs` of one run each, joined where they differ in nothing but evenly spaced seeds.
 
     Args:
         limits: how many runs a job may have at most, by the path of each run.
@@ -142,16 +142,15 @@ def _stacked(jobs: Sequence[Job], limits: Mapping[Path, int]) -> list[Job]:
     joined = []
     for by_seed in alike.values():
         limit = limits[next(iter(by_seed.values())).path]
-        for seeds in consecutive(by_seed):
-            for start in range(0, len(seeds), limit):
-                joined.append(_joined([by_seed[seed] for seed in seeds[start : start + limit]]))
+        joined += [_joined([by_seed[seed] for seed in seeds]) for seeds in evenly_spaced(by_seed, limit)]
     order = {job.path: place for place, job in enumerate(jobs)}
     return sorted(joined, key=lambda job: order[job.path])
 
 
 def _joined(jobs: Sequence[Job]) -> Job:
     paths = tuple(path for job in jobs for path in job.paths)
-    return replace(jobs[0], paths=paths, after=tuple(trunk for job in jobs for trunk in job.after))
+    after = tuple(trunk for job in jobs for trunk in job.after)
+    return replace(jobs[0], paths=paths, after=after, stride=stride([job.seed for job in jobs]))
 
 
 def _job(config: RunConfig, agent_steps: int | None = None) -> Job:
@@ -159,7 +158,7 @@ def _job(config: RunConfig, agent_steps: int | None = None) -> Job:
     run = config.run
     common = replace(config, run=replace(run, seed=RunOptions.seed, stack=RunOptions.stack))
     steps = run.agent_steps if agent_steps is None else agent_steps
-    return Job((config.path,), tuple(train_command(common)), run.seed, steps, run.threads)
+    return Job((config.path,), tuple(train_command(common)), run.seed, steps, threads=run.threads)
 
 
 def _trunk(config: RunConfig, folder: Path, digest: str, steps: int) -> RunConfig:

@@ -25,7 +25,8 @@ SUITE_FILE = "suite.toml"  # a copy of the suite beside its runs
 GROUP_LISTS = {"envs": "env", "methods": "method", "seeds": "seed"}  # a group is the product over these
 FIGURE_KEYS = ("title", "note", "returns", "bin_steps")
 SUITE_KEYS = ("summary", "overlay", "group")  # of the whole suite; other keys may stand there or in a group
-NOT_IN_SUITES = ("out", "run_dir", "fresh", "fork_from", "stop_at", "stack")  # the launcher decides these
+# The launcher decides these.
+NOT_IN_SUITES = ("out", "run_dir", "fresh", "fork_from", "stop_at", "stack", "stack_stride")
 LAUNCH_KEYS = ("stack",)  # how the runs are launched, which is none of a run's own options
 RUN_KEYS = tuple(f.name for f in fields(RunOptions) if f.name not in NOT_IN_SUITES)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fire_rl.launch import cli
 from fire_rl.launch.checkpoint import checkpoints
@@ -294,3 +295,8 @@ def test_how_many_runs_at_a_time() -> None:
     assert local.default_workers(threads=10 * cores, gpus=0, per_gpu=4) == 1
     assert local.default_workers(threads=0, gpus=0, per_gpu=4) == 1, "a run takes all cores"
     assert local.default_workers(threads=1, gpus=2, per_gpu=4) == 8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_free_memory_of_a_gpu_is_some_of_its_memory() -> None:
+    assert 0 < local.free_gpu_bytes() <= torch.cuda.get_device_properties(0).total_memory

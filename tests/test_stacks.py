@@ -68,27 +68,29 @@ def test_every_run_is_in_exactly_one_job_whatever_the_stack(
     after = {job.path: job.after for job in single.jobs}
     for place, job in enumerate(plan.jobs):
         assert len(job.paths) <= limit
-        assert [int(path.name[1:].partition("-")[0]) for path in job.paths] == list(
-            range(job.seed, job.seed + len(job.paths))
-        )
+        seeds = [int(path.name[1:].partition("-")[0]) for path in job.paths]
+        assert seeds == [job.seed + index * job.stride for index in range(len(seeds))]
         assert job.after == tuple(trunk for path in job.paths for trunk in after[path])
         earlier = {path for other in plan.jobs[:place] for path in other.paths}
         assert earlier.issuperset(job.after), "trunks first"
 
 
-def test_seeds_that_follow_each_other_go_together_as_many_as_may() -> None:
-    def seeds(limit: int) -> list[list[str]]:
-        plan = tiny_plan(limit, methods='["fire"]', seeds="[7, 2, 1, 4, 3, 9, 8]")
-        return [[path.name for path in job.paths] for job in plan.jobs]
+def test_seeds_that_are_evenly_spaced_go_together_as_many_as_may() -> None:
+    def words(limit: int, seeds: str) -> set[str]:
+        plan = tiny_plan(limit, methods='["fire"]', seeds=seeds)
+        return {" ".join(job.words[job.words.index("--seed") + 1 :]) for job in plan.jobs}
 
-    assert sorted(seeds(3)) == [["s1", "s2", "s3"], ["s4"], ["s7", "s8", "s9"]]
-    assert sorted(seeds(99)) == [["s1", "s2", "s3", "s4"], ["s7", "s8", "s9"]]
-    assert len(seeds(1)) == 7
+    assert words(99, "[7, 2, 1, 4, 3, 9, 8]") == {"1 --stack 4", "7 --stack 3"}
+    assert words(2, "[1, 2, 3, 4, 5]") == {"1 --stack 2", "3 --stack 2", "5"}
+    assert words(5, "[0, 1000, 2000, 3000, 4000]") == {"0 --stack 5 --stack-stride 1000"}
+    assert words(1, "[1, 2, 3]") == {"1", "2", "3"}
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3])
-def test_the_command_of_a_job_means_its_runs_and_their_trunks(limit: int) -> None:
-    for job in tiny_plan(limit, methods='["none", "fire"]').jobs:
+@pytest.mark.parametrize(
+    ("limit", "seeds"), [(1, "[1, 2, 3]"), (2, "[1, 2, 3]"), (3, "[1, 2, 3]"), (2, "[0, 1000, 2000, 3000]")]
+)
+def test_the_command_of_a_job_means_its_runs_and_their_trunks(limit: int, seeds: str) -> None:
+    for job in tiny_plan(limit, methods='["none", "fire"]', seeds=seeds).jobs:
         runs = members(parse(list(job.words[1:])))
         assert tuple(run.path for run in runs) == job.paths
         assert tuple(run.run.fork_from for run in runs if run.run.fork_from) == job.after
@@ -111,20 +113,20 @@ def test_what_differs_in_more_than_the_seed_is_not_stacked() -> None:
     assert sorted(len(job.paths) for job in plan.jobs) == [1, 1, 2]
 
 
-@given(left_out=st.sets(st.integers(0, 5)))
-def test_a_job_without_some_of_its_runs_does_the_others(left_out: set[int]) -> None:
-    names = [Path(f"s{n}") for n in range(6)]
-    trunks = tuple(Path(f"t{n}") for n in range(6))
-    job = Job(tuple(names), ("train",), seed=0, agent_steps=10, after=trunks)
+@given(left_out=st.sets(st.integers(0, 5)), stride=st.integers(1, 3))
+def test_a_job_without_some_of_its_runs_does_the_others(left_out: set[int], stride: int) -> None:
+    names = [Path(f"s{4 + stride * n}") for n in range(6)]
+    trunks = tuple(Path(f"t{4 + stride * n}") for n in range(6))
+    job = Job(tuple(names), ("train",), seed=4, agent_steps=10, stride=stride, after=trunks)
     rest = job.without([names[n] for n in left_out])
     assert [path for part in rest for path in part.paths] == [
         n for i, n in enumerate(names) if i not in left_out
     ]
     for part in rest:
         numbers = [int(path.name[1:]) for path in part.paths]
-        assert numbers == list(range(part.seed, part.seed + len(numbers)))
+        assert numbers == [part.seed + part.stride * index for index in range(len(numbers))]
         assert [trunk.name[1:] for trunk in part.after] == [path.name[1:] for path in part.paths]
-    assert all(a.seed + len(a.paths) < b.seed for a, b in itertools.pairwise(rest)), "as few as can be"
+    assert all(len(a.paths) > 1 for a, _ in itertools.pairwise(rest)), "two always fit together"
 
 
 def test_a_job_with_a_run_that_is_left_is_to_run_again(tmp_path: Path) -> None:
@@ -155,6 +157,26 @@ def test_status_lists_the_runs_of_a_stack_one_by_one(tmp_path: Path) -> None:
     write_plan(tiny_plan(1, tmp_path).jobs, tmp_path)
     assert by_run == {name: {**facts, "command": []} for name, facts in read_plan(tmp_path).items()}
     assert [row.total_agent_steps for row in read_overview(tmp_path).rows] == [300] * 12
+
+
+def test_status_reads_what_the_version_before_stacks_has_written(tmp_path: Path) -> None:
+    trunk, branch = ".trunks/dqn/control/CartPole-v1/s1-01234567", "dqn/control/CartPole-v1/fire/s1"
+    facts = {"command": ["fire-rl", "train"], "agent_steps": 300}
+    old = {trunk: {**facts, "after": None}, branch: {**facts, "after": trunk}}
+    (tmp_path / "plan.json").write_text(json.dumps(old))
+    row = {"time": "2026-01-01T00:00:00Z", "host": "h", "launcher": 1, "run": branch}
+    (tmp_path / "launcher.jsonl").write_text(json.dumps({**row, "event": "failed", "reason": "why"}) + "\n")
+    (tmp_path / branch).mkdir(parents=True)
+    (tmp_path / branch / "stdout.log").write_text("the last line\n")
+    rows = {row.path: row for row in read_overview(tmp_path).rows}
+    assert (rows[trunk].state, rows[trunk].total_agent_steps) == ("queued", 300)
+    assert (rows[branch].state, rows[branch].message, rows[branch].last_lines) == (
+        "failed",
+        "why",
+        ("the last line",),
+    )
+    write_plan(tiny_plan(3, tmp_path).jobs, tmp_path)
+    assert read_plan(tmp_path).keys() >= old.keys() and len(read_plan(tmp_path)) == 1 + 12
 
 
 def test_a_process_needs_the_replay_memories_of_all_its_runs() -> None:
