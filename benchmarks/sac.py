@@ -4,8 +4,8 @@
 
 Prints a Markdown table. The floor is the time of the matrix products of one update alone, in their fastest
 layout and without allocation; its share is the median over rounds in which floor and update took turns, so
-that a busy machine slows both alike. `--compile` adds a row with torch.compile on the three losses, which on a
-GPU is also one CUDA graph per update.
+that a busy machine slows both alike. `--compile` adds a row with torch.compile on the three losses, which on
+a GPU is also one CUDA graph per update.
 """
 
 from __future__ import annotations

@@ -95,6 +95,8 @@ class RunOptions:
     stack: int = 1
     """Runs in this process: with --seed and the seeds that follow, trained together, each recorded as if it
     had run alone. On a GPU their updates are one batched program."""
+    stack_stride: int = 1
+    """Difference between the seeds of a stack."""
     compile: Compile = "auto"
     """Updates as one program: `auto` (on a GPU a CUDA graph, batched over a stack; on a CPU, where that gains
     nothing, none), `on` (torch.compile too, also on a CPU), or `off` (operation by operation)."""
@@ -110,7 +112,8 @@ class RunOptions:
     """Project on Weights & Biases."""
 
     def __post_init__(self) -> None:
-        positive = ("agent_steps", "num_envs", "eval_episodes", "log_every", "probe_size", "stack")
+        positive = ["agent_steps", "num_envs", "eval_episodes", "log_every", "probe_size"]
+        positive += ["stack", "stack_stride"]
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
@@ -180,6 +183,7 @@ NOT_IDENTITY = frozenset(
         "checkpoint_minutes",
         "device",
         "stack",
+        "stack_stride",
         "compile",
         "env.workers",
         "env.threads",
@@ -312,9 +316,9 @@ def located(config: RunConfig) -> RunConfig:
 def members(config: RunConfig) -> list[RunConfig]:
     """The runs that a process of `config` trains: one, or with `stack` one for each of so many seeds."""
     run, runs = config.run, []
-    for seed in range(run.seed, run.seed + run.stack):
+    for seed in range(run.seed, run.seed + run.stack * run.stack_stride, run.stack_stride):
         run_dir, fork_from = _of_seed(run.run_dir, seed), _of_seed(run.fork_from, seed)
-        member = replace(run, seed=seed, stack=1, run_dir=run_dir, fork_from=fork_from)
+        member = replace(run, seed=seed, stack=1, stack_stride=1, run_dir=run_dir, fork_from=fork_from)
         runs.append(located(replace(config, run=member)))
     return runs
 

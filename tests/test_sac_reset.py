@@ -50,7 +50,9 @@ def test_fire_restarts_optimisers_and_temperature_and_keeps_the_rest() -> None:
     report = agent.reset(paper("fire"), torch.Generator(), probe_batch(agent))
     assert float(agent.temperature.log_alpha.detach()) == pytest.approx(math.log(0.01), abs=1e-6)
     assert report.agent["temperature_after"] == pytest.approx(0.01)
-    assert report.agent["temperature_before"] == pytest.approx(float(control.temperature.log_alpha.detach().exp()))
+    assert report.agent["temperature_before"] == pytest.approx(
+        float(control.temperature.log_alpha.detach().exp())
+    )
     assert_same_state(agent.normalizer.state_dict(), control.normalizer.state_dict())
     assert len(agent.memory) == len(control.memory)
     for name in ("exploration_rng", "replay_rng", "noise_rng", "agent_steps", "updates"):

@@ -25,6 +25,7 @@ CARTPOLE: dict[str, Any] = {
     "eval_every": 40,
     "eval_episodes": 2,
     "log_every": 20,
+    "compile": "off",  # in turn, bit for bit
 }
 SEEDS = [1, 2, 3]
 
