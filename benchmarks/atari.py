@@ -98,8 +98,8 @@ def cpu_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure(game: str, num_envs: int, rounds: int, seconds: float) -> list[str]:
-    """Rows of the table for one game."""
+def measure(game: str, num_envs: int, rounds: int, seconds: float) -> dict[str, Contestant]:
+    """All contestants with what was measured of them, closed."""
     found = contestants(game, num_envs)
     num_actions = AtariGame(rom_name(game), PROTOCOLS["fire-paper"]).num_actions
     actions = np.random.default_rng(0).integers(num_actions, size=(4096, num_envs))
@@ -113,8 +113,7 @@ def measure(game: str, num_envs: int, rounds: int, seconds: float) -> list[str]:
             burst(contestant, actions, seconds)
     for contestant in found.values():
         contestant.close()
-    reference = found[REFERENCE]
-    return [f"| {game} x {num_envs} | {name} | {row(c, reference)} |" for name, c in found.items()]
+    return found
 
 
 def row(contestant: Contestant, reference: Contestant) -> str:
@@ -153,7 +152,9 @@ def main() -> None:
     print("| game | environment | agent steps/s | frames/s | speed | CPU ms/step | less CPU | in caller |")
     print("|---|---|---|---|---|---|---|---|")
     for game in args.games:
-        print("\n".join(measure(game, args.num_envs, args.rounds, args.seconds)), flush=True)
+        found = measure(game, args.num_envs, args.rounds, args.seconds)
+        for name, contestant in found.items():
+            print(f"| {game} x {args.num_envs} | {name} | {row(contestant, found[REFERENCE])} |", flush=True)
     print(f"\n{machine()}")
 
 

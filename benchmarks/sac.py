@@ -2,10 +2,10 @@
 
     python -m benchmarks.sac --threads 2
 
-Prints a Markdown table. The floor is the time of the matrix products of one update alone, in their fastest
-layout and without allocation; its share is the median over rounds in which floor and update took turns, so
-that a busy machine slows both alike. `--compile` adds a row with torch.compile on the three losses, which on
-a GPU is also one CUDA graph per update.
+Prints a Markdown table. "plain loop" is the update of `benchmarks/baselines/sac.py`. The floor is the matrix
+products of one update alone, in their fastest layout and without allocation. All take turns, so that a busy
+machine slows them alike. `--compile` adds a row with torch.compile on the three losses, which on a GPU is
+also one CUDA graph per update.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.atari import median_ratio
+from benchmarks.baselines.sac import PlainSAC
 from benchmarks.projection import machine, now
 from fire_rl.agents.program import Compile
 from fire_rl.agents.sac import SAC, SACConfig
@@ -90,6 +92,28 @@ def measure(
     return times
 
 
+def contest(
+    name: str, rounds: int, device: torch.device, compile: bool = False
+) -> tuple[dict[str, list[float]], SAC, dict[str, float]]:
+    """Milliseconds of the floor, our update (also compiled, if asked for) and the plain one, in turns.
+
+    Also returns our agent, and milliseconds of acting and of the environment's step.
+    """
+    config = SACConfig(replay_capacity=20_000, learning_starts=500)
+    agent, ms = trained_a_little(name, config, device)
+    work = products(agent)
+    observations = agent.memory.layout.frame_shape[0]
+    plain = PlainSAC(observations, agent.actions, config, config.replay_capacity, device)
+    contestants: dict[str, Callable[[], object]] = {
+        "floor": lambda: [torch.bmm(a, b, out=out) for a, b, out in work],
+        "eager": agent.update,
+        "plain loop": plain.update,
+    }
+    if compile:
+        contestants["compiled"] = trained_a_little(name, config, device, "on")[0].update
+    return measure(contestants, rounds, device), agent, ms
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -100,35 +124,23 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = SACConfig(replay_capacity=20_000, learning_starts=500)
     for device in [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available():
-        agent, ms = trained_a_little(options.env, config, device)
-        work = products(agent)
-
-        def floor(work: list[Product] = work) -> None:
-            for a, b, out in work:
-                torch.bmm(a, b, out=out)
-
-        contestants: dict[str, Callable[[], object]] = {"floor": floor, "eager": agent.update}
-        if options.compile:
-            contestants["compiled"] = trained_a_little(options.env, config, device, "on")[0].update
-        times = measure(contestants, options.rounds, device)
-        floor_ms = statistics.median(times["floor"])
+        times, agent, ms = contest(options.env, options.rounds, device, options.compile)
+        work = gflop(products(agent))
+        floor = statistics.median(times.pop("floor"))
         print(f"{machine(device)}; {options.env}, median of {options.rounds}\n")
-        rate = 1e3 * gflop(work) / floor_ms
-        print(f"Floor: {gflop(work):.1f} GFLOP in {floor_ms:.0f} ms, {rate:.0f} GFLOP/s.")
+        print(f"Floor: {work:.1f} GFLOP in {floor:.0f} ms, {1e3 * work / floor:.0f} GFLOP/s.")
         print(f"Acting: {ms['act']:.2f} ms. Environment: {ms['env']:.2f} ms per agent step.\n")
-        print("| update | ms | best ms | updates/s | share of the floor | environment's share of a run |")
-        print("|---|---|---|---|---|---|")
-        for name in contestants:
-            if name != "floor":
-                update = statistics.median(times[name])
-                share = statistics.median(f / u for f, u in zip(times["floor"], times[name], strict=True))
-                whole = config.updates_per_agent_step * update + ms["act"] + ms["env"]
-                print(
-                    f"| {name} | {update:.1f} | {min(times[name]):.1f} | {1e3 / update:.1f} "
-                    f"| {share:.2f} | {ms['env'] / whole:.3f} |"
-                )
+        print("| update | ms | best ms | updates/s | speed | of the floor | environment's share of a run |")
+        print("|---|---|---|---|---|---|---|")
+        for name, of_update in times.items():
+            update = statistics.median(of_update)
+            speed = median_ratio(times["plain loop"], of_update)
+            whole = agent.config.updates_per_agent_step * update + ms["act"] + ms["env"]
+            print(
+                f"| {name} | {update:.1f} | {min(of_update):.1f} | {1e3 / update:.1f} | {speed:.2f}x "
+                f"| {floor / update:.2f} | {ms['env'] / whole:.3f} |"
+            )
         print()
 
 

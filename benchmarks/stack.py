@@ -3,7 +3,7 @@
     python -m benchmarks.stack --agents dqn-control sac-control --members 1 3 10 --threads 1
     python -m benchmarks.stack --members 1 5 15 25 75          (on a GPU)
 
-Sizes of the paper's SAC on h1-walk and DQN on Atari, and of control tasks; the memories hold random transitions.
+Sizes of the paper's SAC on h1-walk and DQN on Atari, and of control tasks, with random transitions in memory.
 "in turn": one agent's update after the other's, operation by operation, which is what a CPU does by itself.
 "one program": torch.compile, batched over the members, and on a GPU a CUDA graph.
 """
@@ -101,10 +101,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     print(f"{machine(device)}; median of {options.rounds}\n")
-    print(
-        "| agent | members | | ms per update of all | updates/s | of one alone | GPU memory, GB | host, GB |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| agent | members | | ms per update of all | updates/s | times one alone | GPU memory, GB |")
+    print("|---|---|---|---|---|---|---|")
     for kind in options.agents:
         alone = 0.0
         for members in options.members:
