@@ -12,24 +12,24 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import ale_py
 import gymnasium as gym
 import numpy as np
 
 from benchmarks.baselines import atari as baselines
+from benchmarks.timing import CPU, cpu_seconds, machine, median_ratio
 from fire_rl.envs import atari
 from fire_rl.envs.atari import PROTOCOLS, AtariGame, rom_name
+from fire_rl.envs.vector import VectorEnv
 
 FRAMES_PER_AGENT_STEP = 4
+OURS = "ours"
+CPP = "ale-py's C++ environment, 1 thread"
 REFERENCE = "authors' wrappers, a process each"
 
 Step = Callable[[np.ndarray[Any, Any]], object]
@@ -48,29 +48,32 @@ class Contestant:
     )  # the part spent by the process that calls `step`
 
 
-def contestants(game: str, num_envs: int) -> dict[str, Contestant]:
-    """All implementations of `game`, started."""
-    workers = sorted({1, min(2, num_envs)})
-    ours = {"ours": atari.make(game, num_envs)} | {
-        f"ours, {k} worker{'s' * (k > 1)}": atari.make(game, num_envs, workers=k) for k in workers
-    }
-    found = {}
-    for name, envs in ours.items():
-        envs.reset(np.random.SeedSequence(0))
-        found[name] = Contestant(envs.step, envs.close)
+def contestants(game: str, num_envs: int, names: Collection[str] = ()) -> dict[str, Contestant]:
+    """Implementations of `game`, started: those of these names, or all."""
     authors = functools.partial(baselines.authors_stack, game)
     gymnasium = functools.partial(baselines.gymnasium_stack, game)
-    others = {
-        "ale-py's C++ environment, 1 thread": baselines.native(game, num_envs, threads=1),
-        "ale-py's C++ environment, all cores": baselines.native(game, num_envs, threads=0),
-        "Gymnasium's wrappers, one process": baselines.in_this_process(gymnasium, num_envs),
-        "Gymnasium's wrappers, a process each": baselines.in_processes(gymnasium, num_envs),
-        "authors' wrappers, one process": baselines.in_this_process(authors, num_envs),
-        REFERENCE: baselines.in_processes(authors, num_envs),
+    ours: dict[str, Callable[[], VectorEnv]] = {OURS: lambda: atari.make(game, num_envs)}
+    for k in sorted({1, min(2, num_envs)}):
+        ours[f"ours, {k} worker{'s' * (k > 1)}"] = functools.partial(atari.make, game, num_envs, workers=k)
+    others: dict[str, Callable[[], gym.vector.VectorEnv[Any, Any, Any]]] = {
+        CPP: lambda: baselines.native(game, num_envs, threads=1),
+        "ale-py's C++ environment, all cores": lambda: baselines.native(game, num_envs, threads=0),
+        "Gymnasium's wrappers, one process": lambda: baselines.in_this_process(gymnasium, num_envs),
+        "Gymnasium's wrappers, a process each": lambda: baselines.in_processes(gymnasium, num_envs),
+        "authors' wrappers, one process": lambda: baselines.in_this_process(authors, num_envs),
+        REFERENCE: lambda: baselines.in_processes(authors, num_envs),
     }
-    for name, vector in others.items():
-        vector.reset(seed=0)
-        found[name] = Contestant(vector.step, vector.close)
+    found = {}
+    for name, make in ours.items():
+        if not names or name in names:
+            envs = make()
+            envs.reset(np.random.SeedSequence(0))
+            found[name] = Contestant(envs.step, envs.close)
+    for name, make_other in others.items():
+        if not names or name in names:
+            vector = make_other()
+            vector.reset(seed=0)
+            found[name] = Contestant(vector.step, vector.close)
     return found
 
 
@@ -86,21 +89,11 @@ def burst(contestant: Contestant, actions: np.ndarray[Any, Any], seconds: float)
     contestant.cpu_ms_per_agent_step.append(1000 * (cpu_seconds() - cpu) / agent_steps)
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and its living descendants, in seconds (Linux; steps of 10 ms)."""
-    ticks, pids = 0, [os.getpid()]
-    while pids:
-        process = Path(f"/proc/{pids.pop()}")
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])  # user and system time
-        for thread in (process / "task").iterdir():
-            pids += [int(pid) for pid in (thread / "children").read_text().split()]
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def measure(game: str, num_envs: int, rounds: int, seconds: float) -> dict[str, Contestant]:
-    """All contestants with what was measured of them, closed."""
-    found = contestants(game, num_envs)
+def measure(
+    game: str, num_envs: int, rounds: int, seconds: float, names: Collection[str] = ()
+) -> dict[str, Contestant]:
+    """The contestants of these names, or all, with what was measured of them, closed."""
+    found = contestants(game, num_envs, names)
     num_actions = AtariGame(rom_name(game), PROTOCOLS["fire-paper"]).num_actions
     actions = np.random.default_rng(0).integers(num_actions, size=(4096, num_envs))
     for contestant in found.values():
@@ -127,20 +120,6 @@ def row(contestant: Contestant, reference: Contestant) -> str:
     return f"{speed:,.0f} | {frames:,.0f} | {wall_ratio:.1f}x | {cpu:.2f} | {cpu_ratio:.1f}x | {caller:.2f}"
 
 
-def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
-
-
-def machine() -> str:
-    """Processor, cores and versions, for under the table."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{models[0] if models else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
-        f"load {os.getloadavg()[0]:.1f} at the end; ale-py {ale_py.__version__}, Gymnasium {gym.__version__}"
-    )
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Speed of the Atari environments.")
@@ -155,7 +134,7 @@ def main() -> None:
         found = measure(game, args.num_envs, args.rounds, args.seconds)
         for name, contestant in found.items():
             print(f"| {game} x {args.num_envs} | {name} | {row(contestant, found[REFERENCE])} |", flush=True)
-    print(f"\n{machine()}")
+    print(f"\n{machine(CPU, 'ale-py', 'gymnasium')}")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ Training waits while a checkpoint is written: the pause is the whole of its time
 from __future__ import annotations
 
 import argparse
-import platform
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from benchmarks.timing import CPU, machine, median_ratio
 from fire_rl.agents.replay import Layout, ReplayMemory
 from fire_rl.envs import make_env
 from fire_rl.launch.checkpoint import load_checkpoint, save_checkpoint
@@ -32,7 +34,6 @@ from fire_rl.launch.chunks import ChunkStore
 
 NUM_ENVS = 4
 GAMES = ("Asterix", "BeamRider", "DemonAttack", "Breakout")
-CPU = torch.device("cpu")
 
 
 def real_frames(agent_steps: int) -> NDArray[np.uint8]:
@@ -73,57 +74,66 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def measure(frames: int, rounds: int, folder: Path) -> None:
-    """Print the table."""
-    layout = Layout(
-        (84, 84), torch.uint8, (), stack=2
-    )  # two, so that `add` is handed stacks, of one frame here
-    memory = ReplayMemory(frames, NUM_ENVS, layout, CPU)
-    source = play(real_frames(10_000))
-    fill(memory, source, memory.slots)
-    rows: list[tuple[str, float, float, float]] = []
+@dataclass
+class Written:
+    """What one kind of checkpoint cost, a number per time that it was written."""
 
-    def timed(name: str, write: Any) -> float:
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    gigabytes: list[float] = field(default_factory=list)  # more on the disk
+
+    def note(self, write: Callable[[], object], folder: Path) -> None:
+        """Write and measure."""
         before, started, cpu = size(folder), time.perf_counter(), time.process_time()
         write()
-        seconds = time.perf_counter() - started
-        rows.append((name, seconds, time.process_time() - cpu, (size(folder) - before) / 1e9))
-        return seconds
+        self.seconds.append(time.perf_counter() - started)
+        self.cpu_seconds.append(time.process_time() - cpu)
+        self.gigabytes.append((size(folder) - before) / 1e9)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured: by kind, all that is kept on the disk, and reading the last one back."""
+
+    memory_gigabytes: float
+    written: dict[str, Written]
+    kept_gigabytes: float
+    load_seconds: float
+
+
+def measure(frames: int, rounds: int, folder: Path, played: int = 10_000) -> Costs:
+    """Fill a memory with `played` agent steps of four games, shifted and repeated, and save it."""
+    # Two, so that `add` is handed stacks, of one frame here.
+    layout = Layout((84, 84), torch.uint8, (), stack=2)
+    memory = ReplayMemory(frames, NUM_ENVS, layout, CPU)
+    source = play(real_frames(played))
+    fill(memory, source, memory.slots)
+    written = {name: Written() for name in ("full", "full again", "1 % new", "raw")}
 
     def checkpoint(step: int, store: ChunkStore, to: Path) -> None:
         save_checkpoint(to, step, {"memory": memory.state_dict()}, store)
 
     store = ChunkStore(folder / "run")
-    full = timed("full", lambda: checkpoint(0, store, folder / "run"))
-    increments = []
+    written["full"].note(lambda: checkpoint(0, store, folder / "run"), folder)
     for k in range(1, rounds + 1):
         fill(memory, source, memory.slots // 100)
-        again = timed("full again", lambda k=k: checkpoint(0, ChunkStore(folder / str(k)), folder / str(k)))
-        shutil.rmtree(folder / str(k))
-        increment = timed("1 % new", lambda k=k: checkpoint(k, store, folder / "run"))
-        increments.append(increment / again)
-    disk = size(folder / "run") / 1e9
+        other = folder / str(k)
+        written["full again"].note(partial(checkpoint, 0, ChunkStore(other), other), folder)
+        shutil.rmtree(other)
+        written["1 % new"].note(partial(checkpoint, k, store, folder / "run"), folder)
+    kept = size(folder / "run") / 1e9
 
-    restored = ReplayMemory(frames, NUM_ENVS, layout, CPU) if frames <= 400_000 else None
+    # No room for two large ones.
+    restored = ReplayMemory(frames, NUM_ENVS, layout, CPU) if frames <= 400_000 else memory
     started = time.perf_counter()
-    state = load_checkpoint(folder / "run" / f"{rounds:012d}", CPU)["memory"]
-    if restored is not None:
-        restored.load_state_dict(state)
-    else:  # no room for two
-        memory.load_state_dict(state)
+    restored.load_state_dict(load_checkpoint(folder / "run" / f"{rounds:012d}", CPU)["memory"])
     load = time.perf_counter() - started
-
-    raw = timed("raw", lambda: save_file({"frames": memory.frames}, folder / "raw.safetensors"))
-    print(f"{frames:,} frames, {memory.bytes / 1e9:.2f} GB in memory; {platform.processor() or 'CPU'}")
-    print("| what is written | seconds | CPU seconds | GB more on the disk |\n|---|---|---|---|")
-    for name, seconds, cpu, gigabytes in rows:
-        print(f"| {name} | {seconds:.2f} | {cpu:.2f} | {gigabytes:.3f} |")
-    print(f"1 % new / full: {statistics.median(increments):.1%}; full {full:.1f} s; raw {raw:.1f} s")
-    print(f"on the disk: {disk:.3f} GB for both kept checkpoints; restored in {load:.1f} s")
+    written["raw"].note(lambda: save_file({"frames": memory.frames}, folder / "raw.safetensors"), folder)
+    return Costs(memory.bytes / 1e9, written, kept, load)
 
 
 def main() -> None:
-    """Parse the flags, measure in a temporary folder."""
+    """Parse the flags, measure in a temporary folder, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--frames", type=int, default=1_000_000, help="slots of the replay memory")
     parser.add_argument("--rounds", type=int, default=3, help="how often 1 %% of new frames are saved")
@@ -132,7 +142,16 @@ def main() -> None:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        measure(options.frames, options.rounds, Path(folder))
+        costs = measure(options.frames, options.rounds, Path(folder))
+    written = costs.written
+    print(f"{machine(CPU)}; {options.frames:,} frames, {costs.memory_gigabytes:.2f} GB in memory\n")
+    print("| what is written | seconds | CPU seconds | GB more on the disk |\n|---|---|---|---|")
+    for name, of in written.items():
+        numbers = [statistics.median(values) for values in (of.seconds, of.cpu_seconds, of.gigabytes)]
+        print(f"| {name} | {numbers[0]:.2f} | {numbers[1]:.2f} | {numbers[2]:.3f} |")
+    ratio = median_ratio(written["1 % new"].seconds, written["full again"].seconds)
+    print(f"\n1 % new / full again: {ratio:.1%}; medians of {options.rounds}")
+    print(f"on the disk: {costs.kept_gigabytes:.3f} GB for all kept; restored in {costs.load_seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -29,9 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.atari import cpu_seconds, median_ratio
 from benchmarks.baselines.dqn import PlainDQN
-from benchmarks.projection import machine, now
+from benchmarks.timing import cpu_seconds, machine, median_ratio, now
 from fire_rl.agents.dqn import DQN, DQNConfig
 from fire_rl.envs import make_env
 
@@ -207,7 +206,7 @@ def main() -> None:
         for contestant in both.values():
             contestant.block(options.agent_steps, device)
 
-    print(f"{machine(device)}, load {os.getloadavg()[0]:.1f}")
+    print(f"{machine(device)}")
     print(f"{options.game}, replay ratio {options.replay_ratio:g}; medians of {options.rounds} blocks\n")
     print("| loop | agent steps/s | wall ms/step | CPU ms/step | speed | less CPU |")
     print("|---|---|---|---|---|---|")

@@ -30,7 +30,7 @@ wandb = "disabled"
 """
 
 
-def measure(file: Path, out: Path, *words: str) -> tuple[float, float]:
+def run(file: Path, out: Path, *words: str) -> tuple[float, float]:
     """Wall and CPU seconds of `fire-rl bench FILE`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
@@ -41,6 +41,23 @@ def measure(file: Path, out: Path, *words: str) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def measure(agent_steps: int, envs: list[str]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Wall and CPU seconds of two suites with trunks, and of two without."""
+    quoted = {
+        "envs": ", ".join(f'"{env}"' for env in envs),
+        "methods": ", ".join(f'"{method}"' for method in METHODS),
+    }
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fork.toml"
+        file.write_text(SUITE.format(agent_steps=agent_steps, starts=agent_steps // 20, **quoted))
+        for turn, words in enumerate(((), ("--no-fork",), ("--no-fork",), ())):  # what slows the machine
+            seconds.append(run(file, Path(folder) / str(turn), *words))  # slows both
+    first, second, third, fourth = seconds
+    forked, whole = (first[0] + fourth[0], first[1] + fourth[1]), (second[0] + third[0], second[1] + third[1])
+    return forked, whole
+
+
 def main() -> None:
     """Measure both and print the table."""
     parser = argparse.ArgumentParser(
@@ -49,20 +66,7 @@ def main() -> None:
     parser.add_argument("--agent-steps", type=int, default=1_000)
     parser.add_argument("--envs", nargs="+", default=["humanoid/h1-walk"])
     options = parser.parse_args()
-    steps = options.agent_steps
-    quoted = {
-        "envs": ", ".join(f'"{env}"' for env in options.envs),
-        "methods": ", ".join(f'"{method}"' for method in METHODS),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "fork.toml"
-        file.write_text(SUITE.format(agent_steps=steps, starts=steps // 20, **quoted))
-        forked, whole = [0.0, 0.0], [0.0, 0.0]
-        for turn, is_forked in enumerate((True, False, False, True)):  # what slows the machine slows both
-            words = () if is_forked else ("--no-fork",)
-            seconds = measure(file, Path(folder) / str(turn), *words)
-            total = forked if is_forked else whole
-            total[:] = [before + now for before, now in zip(total, seconds, strict=True)]
+    forked, whole = measure(options.agent_steps, options.envs)
     count = len(METHODS)
     print("| | wall, s | CPU, s |")
     print("|---|---|---|")

@@ -11,13 +11,10 @@ With one copy CPU time counts, with several wall time; medians over the rounds, 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +22,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.timing import CPU, machine, median_ratio
 from fire_rl.envs.humanoid import TASK_SETS, TASKS, HumanoidEnv, HumanoidVectorEnv
 from fire_rl.envs.humanoid.scenes import Contacts
 from fire_rl.envs.humanoid.simulation import PHYSICS_STEPS, STATE, Simulation
@@ -147,22 +145,9 @@ def rows(task: str, speed: dict[str, list[float]], bare: str) -> list[str]:
     """Medians, and medians of the ratios to the bare loop of the same round."""
     table = []
     for name, figures in speed.items():
-        ratios = [figure / base for figure, base in zip(figures, speed[bare], strict=True)]
-        table.append(
-            f"| {task} | {name} | {statistics.median(figures):.0f} | {statistics.median(ratios):.2f} |"
-        )
+        of_bare = median_ratio(figures, speed[bare])
+        table.append(f"| {task} | {name} | {statistics.median(figures):.0f} | {of_bare:.2f} |")
     return table
-
-
-def machine() -> str:
-    """Processor, cores and versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-    return (
-        f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end; "
-        f"mujoco {mujoco.__version__}, Python {platform.python_version()}"
-    )
 
 
 def main() -> None:
@@ -191,7 +176,7 @@ def main() -> None:
         for found, copies, bursts in ((single, 1, args.bursts), (many, n, max(1, args.bursts // n))):
             speed = measure(task, found, copies, args.contacts, args.rounds, bursts)
             print("\n".join(rows(task, speed, bare=next(iter(found)))), flush=True)
-    print(f"\n{machine()}; contacts {args.contacts}")
+    print(f"\n{machine(CPU, 'mujoco')}; contacts {args.contacts}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmarks.projection import machine, now
+from benchmarks.timing import machine, now
 from fire_rl.agents import AGENTS, DQNConfig, SACConfig
 from fire_rl.agents.learner import NO_METHOD
 from fire_rl.method import ResetMethod, make_method, method_class, method_names

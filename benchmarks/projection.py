@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from benchmarks.baselines.projection import fire_by_loop
+from benchmarks.timing import machine, now
 from fire_rl import fire_
 
 
@@ -56,13 +53,12 @@ CASES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def measure(build: Callable[[], nn.Module], device: torch.device, repetitions: int) -> dict[str, float]:
-    """Median milliseconds of the loop, the batched projection, the exact one, and a call with its report.
-
-    `best`: the ratio of the fastest loop to the fastest projection, which a busy machine distorts least.
-    """
+def measure(
+    build: Callable[[], nn.Module], device: torch.device, repetitions: int, with_exact: bool = True
+) -> dict[str, list[float]]:
+    """Milliseconds per repetition: the loop, the batched projection, a call with its report, the exact."""
     initial = build().to(device)
-    times: dict[str, list[float]] = {"loop": [], "batched": [], "exact": [], "call": []}
+    times: dict[str, list[float]] = {"loop": [], "batched": [], "call": [], "exact": []}
     for _ in range(repetitions + 1):
         looped, batched, exact = (copy.deepcopy(initial) for _ in range(3))
         start = now(device)
@@ -70,15 +66,14 @@ def measure(build: Callable[[], nn.Module], device: torch.device, repetitions: i
         middle = now(device)
         report = fire_(batched)
         end = now(device)
-        times["loop"].append(middle - start)
-        times["batched"].append(report.seconds)
-        times["call"].append(end - middle)
-        times["exact"].append(fire_(exact, solver="exact").seconds)
+        times["loop"].append(1e3 * (middle - start))
+        times["batched"].append(1e3 * report.seconds)
+        times["call"].append(1e3 * (end - middle))
+        if with_exact:
+            times["exact"].append(1e3 * fire_(exact, solver="exact").seconds)
         for by_loop, by_batch in zip(looped.parameters(), batched.parameters(), strict=True):
             torch.testing.assert_close(by_batch, by_loop, atol=1e-5, rtol=0)
-    # The first repetition warms up.
-    medians = {name: 1000 * statistics.median(values[1:]) for name, values in times.items()}
-    return medians | {"best": min(times["loop"][1:]) / min(times["batched"][1:])}
+    return {name: values[1:] for name, values in times.items()}  # the first repetition warms up
 
 
 def floor_ms(module: nn.Module, device: torch.device) -> float:
@@ -101,24 +96,6 @@ def floor_ms(module: nn.Module, device: torch.device) -> float:
     return 1e3 * operations / (2.0 * size**3 / min(times))
 
 
-def now(device: torch.device) -> float:
-    """Seconds, after the device has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def machine(device: torch.device) -> str:
-    """The machine in words."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-    threads = torch.get_num_threads()
-    return f"{model}, {os.cpu_count()} cores, {threads} thread(s), torch {torch.__version__}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -134,10 +111,12 @@ def main() -> None:
         print("| weights | loop, ms | batched, ms | speed-up | best / best | `exact`, ms | whole call, ms |")
         print("|---|---|---|---|---|---|---|")
         for name, build in CASES.items():
-            ms = measure(build, device, options.repetitions)
+            times = measure(build, device, options.repetitions)
+            ms = {key: statistics.median(values) for key, values in times.items()}
+            best = min(times["loop"]) / min(times["batched"])  # which a busy machine distorts least
             print(
                 f"| {name} | {ms['loop']:.1f} | {ms['batched']:.1f} | {ms['loop'] / ms['batched']:.1f}× "
-                f"| {ms['best']:.1f}× | {ms['exact']:.1f} | {ms['call']:.1f} |",
+                f"| {best:.1f}× | {ms['exact']:.1f} | {ms['call']:.1f} |",
                 flush=True,
             )
         print()

@@ -11,6 +11,7 @@ also one CUDA graph per update.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 from collections.abc import Callable
 
@@ -18,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.atari import median_ratio
 from benchmarks.baselines.sac import PlainSAC
-from benchmarks.projection import machine, now
+from benchmarks.timing import in_turns, machine, median_ratio, now
+from fire_rl import fire_
 from fire_rl.agents.program import Compile
 from fire_rl.agents.sac import SAC, SACConfig
 from fire_rl.agents.simba import EnsembleLinear
 from fire_rl.envs import make_env
+
+SIZES = SACConfig(replay_capacity=20_000, learning_starts=500)  # the paper's, with a short memory
 
 Product = tuple[Tensor, Tensor, Tensor]  # two operands (E, m, k) and (E, k, n), and where the result goes
 
@@ -77,29 +80,13 @@ def trained_a_little(
     return agent, {key: 1e3 * statistics.median(values[half:]) for key, values in times.items()}
 
 
-def measure(
-    contestants: dict[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Milliseconds of each contestant in every round; they take turns."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for repetition in range(rounds + 2):
-        for name, run in contestants.items():
-            start = now(device)
-            run()
-            elapsed = 1e3 * (now(device) - start)
-            if repetition >= 2:  # the first two warm up
-                times[name].append(elapsed)
-    return times
-
-
 def contest(
-    name: str, rounds: int, device: torch.device, compile: bool = False
+    name: str, rounds: int, device: torch.device, compile: bool = False, config: SACConfig = SIZES
 ) -> tuple[dict[str, list[float]], SAC, dict[str, float]]:
     """Milliseconds of the floor, our update (also compiled, if asked for) and the plain one, in turns.
 
     Also returns our agent, and milliseconds of acting and of the environment's step.
     """
-    config = SACConfig(replay_capacity=20_000, learning_starts=500)
     agent, ms = trained_a_little(name, config, device)
     work = products(agent)
     observations = agent.memory.layout.frame_shape[0]
@@ -111,7 +98,22 @@ def contest(
     }
     if compile:
         contestants["compiled"] = trained_a_little(name, config, device, "on")[0].update
-    return measure(contestants, rounds, device), agent, ms
+    return in_turns(contestants, rounds, device), agent, ms
+
+
+def fire_in_updates(agent: SAC, rounds: int, device: torch.device) -> list[float]:
+    """What projecting all layers of actor and critics costs, in updates of `agent`, in turns."""
+
+    def fire() -> float:
+        copies = [copy.deepcopy(learner.online) for learner in agent.learners.values()]
+        return sum(fire_(module).seconds for module in copies)
+
+    ratios = []
+    for _ in range(rounds + 1):
+        seconds, start = fire(), now(device)
+        agent.update()
+        ratios.append(seconds / (now(device) - start))
+    return ratios[1:]  # the first warms up
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmarks.projection import machine, now
+from benchmarks.timing import machine, now
 from fire_rl.agents import AGENTS
 from fire_rl.agents.program import Compile
 from fire_rl.agents.stack import Stack
