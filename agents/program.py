@@ -14,6 +14,7 @@ from fire_rl.agents.learner import Learner
 from fire_rl.agents.replay import Batch
 
 Compile = Literal["auto", "on", "off"]
+Precision = Literal["tf32", "float32"]
 Metrics = dict[str, Tensor]  # scalars that stay on the device until they are logged
 Learn = Callable[..., Metrics]  # of a batch and what noise the agent draws beside it
 P = ParamSpec("P")
@@ -34,6 +35,16 @@ def resolve(mode: Compile, device: torch.device) -> Compile:
     if chosen == "auto":
         return "on" if device.type == "cuda" else "off"
     return chosen  # type: ignore[return-value]
+
+
+def set_precision(precision: Precision) -> None:
+    """How GPUs compute products of float32 numbers in this process from now on.
+
+    By the older of torch's two switches: compiled code asks for it, and torch refuses to answer once only the
+    newer one has been used.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def compiled(function: Callable[P, R], mode: Compile, learners: Iterable[Learner]) -> Callable[P, R]:
@@ -98,31 +109,37 @@ class Captured:
 
     def __call__(self, batch: Batch, *noise: Tensor) -> Metrics:
         inputs = (*batch, *noise)
-        if self._graph is None and self._calls >= _WARM_UP and not self._capture(inputs):
+        if not self._inputs:
+            # Held from the first call on: compiled losses would be compiled anew for other strides than those
+            # that they have met, and that cannot be done during a capture.
+            self._inputs = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
+        for held, new in zip(self._inputs, inputs, strict=True):
+            held.copy_(new)
+        if self._graph is None and self._calls >= _WARM_UP and not self._capture():
             self._calls = -(2**62)  # it failed: no further attempt
         if self._graph is None:
             self._calls += 1
-            return self._directly(batch, *noise)
-        for held, new in zip(self._inputs, inputs, strict=True):
-            held.copy_(new)
+            return self._directly()
         self._graph.replay()
         return {name: value.clone() for name, value in self._metrics.items()}
 
-    def _directly(self, batch: Batch, *noise: Tensor) -> Metrics:
+    def _directly(self) -> Metrics:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            metrics = self._learn(batch, *noise)
+            metrics = self._learn_from_held()
         torch.cuda.current_stream().wait_stream(self._stream)
         return metrics
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> bool:
-        """Record the graph, which computes nothing yet; says so where that fails, and returns whether."""
-        self._inputs = tuple(tensor.clone() for tensor in inputs)
+    def _learn_from_held(self) -> Metrics:
         parts = len(Batch._fields)
+        return self._learn(Batch(*self._inputs[:parts]), *self._inputs[parts:])
+
+    def _capture(self) -> bool:
+        """Record the graph, which computes nothing yet; says so where that fails, and returns whether."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._metrics = self._learn(Batch(*self._inputs[:parts]), *self._inputs[parts:])
+                self._metrics = self._learn_from_held()
         except Exception as error:  # whatever refuses to be captured
             torch.cuda.synchronize()
             notice(f"the CUDA graph failed ({_first_line(error)}): going on without")

@@ -43,8 +43,9 @@ class AtariOptions:
     """Conditions of play: `fire-paper` as in the authors' DQN (actions stick for a whole agent step, minimal
     actions), `machado` as ALE's authors recommend (actions stick frame by frame, all 18 actions). Scores of
     the two are not comparable."""
-    workers: int = 0
-    """Processes that run the emulators; 0 runs them in the training process. Does not change results."""
+    workers: int | None = None
+    """Processes that run the emulators; 0 runs them in the training process. Default: 1 beside a GPU, so that
+    they play while it learns, else 0. Does not change results."""
     backend: Literal["ale", "gymnasium"] = "ale"
     """`ale` is ours, whose runs can be resumed exactly; `gymnasium` is ale-py's C++ vector environment, whose
     runs cannot (`workers` are then threads, 0 for one per core)."""

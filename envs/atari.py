@@ -110,22 +110,22 @@ def make(
     num_envs: int,
     *,
     protocol: str | AtariProtocol = "fire-paper",
-    workers: int = 0,
+    workers: int | None = None,
     backend: Literal["ale", "gymnasium"] = "ale",
 ) -> VectorEnv:
     """`num_envs` copies of `game`.
 
-    `backend="ale"` is ours: in this process, or with `workers` > 0 in as many others; results do not depend
-    on it. `backend="gymnasium"` is ale-py's C++ vector environment on `workers` threads (0: one per core);
+    `backend="ale"` is ours: in this process, or with `workers` in as many others; results do not depend on
+    it. `backend="gymnasium"` is ale-py's C++ vector environment on `workers` threads (0: one per core);
     its state cannot be saved. ValueError for unknown names and impossible numbers.
     """
     if backend == "gymnasium":
         from fire_rl.envs.atari_gymnasium import GymnasiumAtariEnvs
 
-        return GymnasiumAtariEnvs(game, num_envs, protocol=protocol, threads=workers)
+        return GymnasiumAtariEnvs(game, num_envs, protocol=protocol, threads=workers or 0)
     if backend != "ale":
         raise unknown_name("Atari backend", backend, ["ale", "gymnasium"])
-    if workers == 0:
+    if not workers:
         return AtariEnvs(game, num_envs, protocol=protocol)
     return ProcessEnvs(functools.partial(AtariEnvs, game, protocol=protocol), num_envs, workers)
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from fire_rl.agents import AGENTS
-from fire_rl.agents.program import Compile
+from fire_rl.agents.program import Compile, Precision
 from fire_rl.composition import field_name
 from fire_rl.envs import env_options_class, split_name
 from fire_rl.method import ResetMethod, make_method, method_class
@@ -100,6 +100,10 @@ class RunOptions:
     compile: Compile = "auto"
     """Updates as one program: `auto` (on a GPU a CUDA graph, batched over a stack; on a CPU, where that gains
     nothing, none), `on` (torch.compile too, also on a CPU), or `off` (operation by operation)."""
+    precision: Precision = "tf32"
+    """Products of float32 numbers on a GPU in training: `tf32` (operands rounded to 10 bits after the point;
+    sums in float32), the default of JAX, in which the paper's SAC is written, or `float32`. Resets, and all
+    that is computed on a CPU, take float32 in any case."""
     out: Path = Path("runs")
     """Folder of the records; the run goes to OUT/agent/family/env/method/sSEED."""
     run_dir: Path | None = None
@@ -185,6 +189,7 @@ NOT_IDENTITY = frozenset(
         "stack",
         "stack_stride",
         "compile",
+        "precision",
         "env.workers",
         "env.threads",
     )

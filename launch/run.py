@@ -315,10 +315,16 @@ class Run:
 
 
 def make_envs(config: RunConfig, num_envs: int) -> VectorEnv:
-    """The environments of `config`, in another number: no more workers than there are environments."""
+    """The environments of `config`, in another number: no more workers than there are environments.
+
+    Unless told otherwise, what has workers has one beside a GPU, which leaves the processor to it.
+    """
     options = asdict(config.env)
     if "workers" in options:
-        options["workers"] = min(options["workers"], num_envs)
+        workers = options["workers"]
+        if workers is None:
+            workers = int(config.torch_device().type == "cuda")
+        options["workers"] = min(workers, num_envs)
     return make_env(config.run.env, num_envs, **options)
 
 

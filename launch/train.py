@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from fire_rl.agents.program import set_precision
 from fire_rl.agents.stack import Stack
 from fire_rl.launch.config import RunConfig, members
 from fire_rl.launch.evaluate import Evaluator
@@ -105,6 +106,7 @@ def train(config: RunConfig) -> int:
         MemoryError: when the replay memory does not fit.
     """
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
+    set_precision(config.run.precision)
     configs = []
     for member in members(config):
         if is_finished(member):
