@@ -1,7 +1,9 @@
 """Speed of the humanoid environments against the bare physics that they contain.
 
-    python -m benchmarks.humanoid --tasks h1-walk h1-run h1-balance_simple
+    python -m benchmarks.humanoid --tasks h1-walk --threads 1 2 4 --workers 1 2 4
 
+First one copy, then several: the bare physics on 1, 2, 4 threads, the environment on as many threads, and in as
+many worker processes.
 In every burst all contestants play the same actions from the same states, so that their physics is the same:
 the bare loop calls `mj_step` on the controls that the environments would compute, and nothing else. Bursts
 end before any episode does. Contestants take turns, so that whatever else the machine does hits them alike.
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import CPU, machine, median_ratio
+from fire_rl.envs import humanoid
 from fire_rl.envs.humanoid import TASK_SETS, TASKS, HumanoidEnv, HumanoidVectorEnv
 from fire_rl.envs.humanoid.scenes import Contacts
 from fire_rl.envs.humanoid.simulation import PHYSICS_STEPS, STATE, Simulation
@@ -83,17 +86,18 @@ class Single:
 
 
 class Vector:
-    """The environment of the training loop."""
+    """The environment of the training loop, on `threads` threads or in `workers` processes."""
 
-    def __init__(self, task: str, copies: int, contacts: Contacts, threads: int) -> None:
-        self.envs = HumanoidVectorEnv(
-            task, copies, contacts=contacts, action_repeat=ACTION_REPEAT, threads=threads
+    def __init__(self, task: str, copies: int, contacts: Contacts, threads: int, workers: int = 0) -> None:
+        self.envs = humanoid.make(
+            task, copies, contacts=contacts, action_repeat=ACTION_REPEAT, threads=threads, workers=workers
         )
 
     def prepare(self, starts: Starts, actions: Actions) -> Callable[[], object]:
         self.envs.reset(np.random.SeedSequence(0))
-        for copy, start in zip(self.envs._copies, starts, strict=True):
-            copy.simulation.load_state_dict(start)
+        state = self.envs.state_dict()
+        envs = [{**env, "simulation": start} for env, start in zip(state["envs"], starts, strict=True)]
+        self.envs.load_state_dict({**state, "envs": envs})
 
         def play() -> None:
             for action in actions:
@@ -109,7 +113,7 @@ def draw_burst(envs: HumanoidVectorEnv, rng: np.random.Generator) -> tuple[Start
     """Fresh episodes and random actions up to the step before the first of them ends."""
     while True:
         envs.reset(np.random.SeedSequence(int(rng.integers(2**32))))
-        starts = [part["simulation"] for part in envs.state_dict()["copies"]]
+        starts = [part["simulation"] for part in envs.state_dict()["envs"]]
         actions = rng.uniform(-1, 1, (LONGEST_BURST, envs.num_envs, 19)).astype(np.float32)
         steps = 0
         while steps < LONGEST_BURST and not envs.step(actions[steps]).finished.any():
@@ -150,32 +154,50 @@ def rows(task: str, speed: dict[str, list[float]], bare: str) -> list[str]:
     return table
 
 
+def one_copy(task: str, contacts: Contacts) -> dict[str, Contestant]:
+    """The bare physics first, as in `several_copies`: to it the others are compared."""
+    return {
+        "bare `mj_step`": Bare(task, 1, contacts, 1),
+        "Gymnasium environment": Single(task, contacts),
+        "vector environment, 1 copy": Vector(task, 1, contacts, 1),
+    }
+
+
+def several_copies(
+    task: str, n: int, contacts: Contacts, threads: list[int], workers: list[int]
+) -> dict[str, Contestant]:
+    """`n` copies on each number of threads and of workers."""
+    found: dict[str, Contestant] = {}
+    for k in threads:
+        found[f"bare `mj_step`, {n} copies, threads: {k}"] = Bare(task, n, contacts, k)
+    for k in threads:
+        found[f"vector environment, {n} copies, threads: {k}"] = Vector(task, n, contacts, k)
+    for k in workers:
+        found[f"vector environment, {n} copies, workers: {k}"] = Vector(task, n, contacts, 1, k)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=TASK_SETS["fire"], choices=list(TASKS), metavar="TASK")
     parser.add_argument("--contacts", default="published", choices=["published", "current"])
-    parser.add_argument("--num-envs", type=int, default=8, help="copies in the comparison of threads")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--num-envs", type=int, default=8, help="copies in the second comparison")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="1 is always among them")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--bursts", type=int, default=20, help="per round")
     args = parser.parse_args()
-    n, k = args.num_envs, args.threads
+    n, threads = args.num_envs, sorted({1, *args.threads})
     print("| task | | env steps/s | of bare |\n|---|---|---|---|")
     for task in args.tasks:
-        single: dict[str, Contestant] = {
-            "bare `mj_step`": Bare(task, 1, args.contacts, 1),
-            "Gymnasium environment": Single(task, args.contacts),
-            "vector environment, 1 copy": Vector(task, 1, args.contacts, 1),
-        }
-        many: dict[str, Contestant] = {
-            f"bare `mj_step`, {n} copies, 1 thread": Bare(task, n, args.contacts, 1),
-            f"bare `mj_step`, {n} copies, {k} threads": Bare(task, n, args.contacts, k),
-            f"vector environment, {n} copies, 1 thread": Vector(task, n, args.contacts, 1),
-            f"vector environment, {n} copies, {k} threads": Vector(task, n, args.contacts, k),
-        }
+        single = one_copy(task, args.contacts)
+        many = several_copies(task, n, args.contacts, threads, args.workers)
         for found, copies, bursts in ((single, 1, args.bursts), (many, n, max(1, args.bursts // n))):
             speed = measure(task, found, copies, args.contacts, args.rounds, bursts)
             print("\n".join(rows(task, speed, bare=next(iter(found)))), flush=True)
+        for contestant in many.values():
+            if isinstance(contestant, Vector):
+                contestant.envs.close()
     print(f"\n{machine(CPU, 'mujoco')}; contacts {args.contacts}")
 
 

@@ -9,6 +9,7 @@ are imported when one of its environments is made.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,6 +51,10 @@ class AtariOptions:
     """`ale` is ours, whose runs can be resumed exactly; `gymnasium` is ale-py's C++ vector environment, whose
     runs cannot (`workers` are then threads, 0 for one per core)."""
 
+    def workers_beside_gpu(self, num_envs: int) -> int:
+        """What `workers` is by default for so many environments beside a GPU."""
+        return 1
+
 
 @dataclass(frozen=True)
 class HumanoidOptions:
@@ -60,9 +65,19 @@ class HumanoidOptions:
     action_repeat: int = 2
     """Simulator steps (env steps) per agent step; the paper uses 2."""
     threads: int = 1
-    """Threads that step the environments. Does not change results."""
+    """Threads that step the environments in the training process. Does not change results."""
+    workers: int | None = None
+    """Processes that step the environments, one thread each; 0 steps them in the training process. Default:
+    beside a GPU, for four environments or more (evaluations have ten), one for every two, on at most half of
+    the cores; else 0. Does not change results."""
     backend: Literal["built-in", "official"] = "built-in"
     """`built-in` tasks, or those of the package `humanoid_bench` where it is installed (`official`)."""
+
+    def workers_beside_gpu(self, num_envs: int) -> int:
+        """What `workers` is by default for so many environments beside a GPU."""
+        if num_envs < 4 or self.threads > 1 or self.backend == "official":
+            return 0
+        return min(num_envs // 2, _cores() // 2)
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,11 @@ class _Family:
     names: Callable[[], list[str]]
     describe: Callable[[str], str]
     make: Callable[..., VectorEnv]
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_sets(name: str, sets: Mapping[str, Sequence[str]]) -> str:

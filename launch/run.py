@@ -317,13 +317,13 @@ class Run:
 def make_envs(config: RunConfig, num_envs: int) -> VectorEnv:
     """The environments of `config`, in another number: no more workers than there are environments.
 
-    Unless told otherwise, what has workers has one beside a GPU, which leaves the processor to it.
+    Unless told otherwise there are workers only beside a GPU, as many as suit the environments.
     """
     options = asdict(config.env)
     if "workers" in options:
         workers = options["workers"]
         if workers is None:
-            workers = int(config.torch_device().type == "cuda")
+            workers = config.env.workers_beside_gpu(num_envs) if config.torch_device().type == "cuda" else 0
         options["workers"] = min(workers, num_envs)
     return make_env(config.run.env, num_envs, **options)
 

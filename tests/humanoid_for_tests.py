@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fire_rl.envs.humanoid import TASKS
 from fire_rl.envs.humanoid.simulation import Simulation
 from fire_rl.envs.humanoid.tasks import Maze, Reach
+from fire_rl.envs.vector import Step
 
 Contacts = Literal["published", "current"]
 CONTACTS: tuple[Contacts, ...] = ("published", "current")
@@ -56,6 +57,14 @@ def put_golden(simulation: Simulation, values: dict[str, NDArray[Any]], i: int, 
 def random_actions(seed: int, steps: int, num_envs: int) -> NDArray[np.float32]:
     """(steps, num_envs, 19), uniform in [-1, 1]."""
     return np.random.default_rng(seed).uniform(-1, 1, (steps, num_envs, 19)).astype(np.float32)
+
+
+def same(one: Step, other: Step) -> bool:
+    """Equal to the last bit."""
+    arrays = ("observation", "reward", "terminated", "truncated", "final_observation")
+    return one.episodes == other.episodes and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays
+    )
 
 
 def names() -> list[str]:

@@ -21,19 +21,10 @@ from fire_rl.envs.humanoid import (
 )
 from fire_rl.envs.humanoid.scenes import empty, load_model
 from fire_rl.envs.humanoid.simulation import Simulation
-from fire_rl.envs.vector import Step
 from fire_rl.results.scores import HUMANOID
-from tests.humanoid_for_tests import golden, names, random_actions
+from tests.humanoid_for_tests import golden, names, random_actions, same
 
 SEED = np.random.SeedSequence(11)
-
-
-def same(one: Step, other: Step) -> bool:
-    """Equal to the last bit."""
-    arrays = ("observation", "reward", "terminated", "truncated", "final_observation")
-    return one.episodes == other.episodes and all(
-        np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays
-    )
 
 
 def test_the_table_and_its_sets() -> None:

@@ -12,11 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from fire_rl.envs import atari
 from fire_rl.envs.atari import PROTOCOLS, AtariEnvs
 from fire_rl.envs.vector import Array, Step
 from fire_rl.envs.workers import ProcessEnvs, WorkerError
+from fire_rl.launch.config import RunConfig, make_config
+from fire_rl.launch.run import make_envs
 
 SHORT = replace(PROTOCOLS["fire-paper"], max_frames=130)  # episodes of 33 agent steps
 
@@ -160,3 +163,24 @@ def test_no_orphans(end: str) -> None:
     pids = [int(word) for word in process.stdout.split()]
     assert len(pids) == 1, process.stderr
     assert all(exited(pid) for pid in pids)
+
+
+def test_how_many_there_are_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None on a CPU; beside a GPU one for games, and for humanoids where copies and cores allow it."""
+
+    def workers(num_envs: int, device: str = "cuda", env: str = "humanoid/h1-walk", **options: object) -> int:
+        config = make_config({"agent": "sac", "env": {"name": env, **options}})
+        monkeypatch.setattr(RunConfig, "torch_device", lambda self: torch.device(device))
+        count: int = make_envs(config, num_envs)  # type: ignore[assignment]
+        return count
+
+    monkeypatch.setattr("fire_rl.launch.run.make_env", lambda name, num_envs, **options: options["workers"])
+    monkeypatch.setattr("fire_rl.envs._cores", lambda: 16)
+    assert [workers(n) for n in (1, 3, 4, 10, 16, 32)] == [0, 0, 2, 5, 8, 8]
+    assert workers(10, device="cpu") == 0
+    assert workers(10, threads=2) == workers(10, backend="official") == 0
+    assert [workers(n, workers=3) for n in (1, 10)] == [1, 3]
+    assert [workers(n, env="atari/Asterix") for n in (1, 4)] == [1, 1]
+    assert workers(4, device="cpu", env="atari/Asterix") == 0
+    monkeypatch.setattr("fire_rl.envs._cores", lambda: 1)
+    assert workers(10) == 0

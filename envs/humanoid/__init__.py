@@ -6,6 +6,7 @@ the vector environment of the training loop. How they relate to the official one
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 from fire_rl.envs.humanoid.catalogue import TASK_SETS, TASKS, TaskSpec
@@ -15,6 +16,7 @@ from fire_rl.envs.humanoid.official import OfficialVectorEnv
 from fire_rl.envs.humanoid.scenes import Contacts
 from fire_rl.envs.humanoid.vector import HumanoidVectorEnv
 from fire_rl.envs.vector import VectorEnv
+from fire_rl.envs.workers import ProcessEnvs
 
 __all__ = [
     "TASKS",
@@ -37,6 +39,7 @@ def make(
     contacts: Contacts = "published",
     action_repeat: int = 2,
     threads: int = 1,
+    workers: int | None = None,
     max_episode_env_steps: int = MAX_EPISODE_ENV_STEPS,
     backend: Literal["built-in", "official"] = "built-in",
 ) -> VectorEnv:
@@ -46,24 +49,31 @@ def make(
         task: "h1-walk"; with the official backend any robot and task of `humanoid_bench`, "h1hand-push".
         num_envs: copies.
         contacts, action_repeat, threads, max_episode_env_steps: see `HumanoidVectorEnv`.
+        workers: processes that step the copies, in one thread each; 0 or None: this one does, in `threads`.
+            The results do not depend on it.
         backend: "built-in", or "official" for the package `humanoid_bench`, whose contacts and time limit are
-            its own and which runs in one thread.
+            its own and which runs in one thread of this process.
 
     Raises:
         ValueError: unknown task or backend, or a bad option.
         MissingRequirementError: a package is not installed.
     """
-    if backend == "built-in":
-        return HumanoidVectorEnv(
-            task,
-            num_envs,
-            contacts=contacts,
-            action_repeat=action_repeat,
-            threads=threads,
-            max_episode_env_steps=max_episode_env_steps,
-        )
-    if backend != "official":
+    if backend == "official":
+        if (contacts, threads, max_episode_env_steps) != ("published", 1, MAX_EPISODE_ENV_STEPS) or workers:
+            raise ValueError(
+                "contacts, threads, workers and max_episode_env_steps are options of the built-in backend"
+            )
+        return OfficialVectorEnv(task, num_envs, action_repeat=action_repeat)
+    if backend != "built-in":
         raise ValueError(f'backend must be "built-in" or "official", not {backend!r}')
-    if (contacts, threads, max_episode_env_steps) != ("published", 1, MAX_EPISODE_ENV_STEPS):
-        raise ValueError("contacts, threads and max_episode_env_steps are options of the built-in backend")
-    return OfficialVectorEnv(task, num_envs, action_repeat=action_repeat)
+    if workers and threads != 1:
+        raise ValueError(f"workers have one thread each: with workers, threads must be 1, not {threads}")
+    make_copies = functools.partial(
+        HumanoidVectorEnv,
+        task,
+        contacts=contacts,
+        action_repeat=action_repeat,
+        threads=threads,
+        max_episode_env_steps=max_episode_env_steps,
+    )
+    return ProcessEnvs(make_copies, num_envs, workers) if workers else make_copies(num_envs)

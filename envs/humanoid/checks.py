@@ -33,6 +33,6 @@ def check_counts(**counts: int) -> None:
 
 def check_saved_by(state: dict[str, Any], task: str, num_envs: int) -> None:
     """ValueError when `state` was saved by a vector environment of another task or size."""
-    saved = f"{len(state['copies'])} x {state['task']}"
+    saved = f"{len(state['envs'])} x {state['task']}"
     if saved != (here := f"{num_envs} x {task}"):
         raise ValueError(f"the saved state is of {saved}, this environment is {here}: build it alike")

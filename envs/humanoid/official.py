@@ -91,7 +91,7 @@ class OfficialVectorEnv(AtOnce):
 
     def state_dict(self) -> dict[str, Any]:
         """How each running episode began, and its actions: the package's tasks cannot be saved otherwise."""
-        return {"task": self.task, "copies": [copy.state_dict() for copy in self._copies]}
+        return {"task": self.task, "envs": [copy.state_dict() for copy in self._copies]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the running episodes again up to where they were.
@@ -100,7 +100,7 @@ class OfficialVectorEnv(AtOnce):
             ValueError: `state` is of another task or of another number of copies.
         """
         check_saved_by(state, self.task, self.num_envs)
-        for copy, part in zip(self._copies, state["copies"], strict=True):
+        for copy, part in zip(self._copies, state["envs"], strict=True):
             copy.load_state_dict(part)
 
     def close(self) -> None:

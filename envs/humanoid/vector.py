@@ -127,7 +127,7 @@ class HumanoidVectorEnv:
 
     def state_dict(self) -> dict[str, Any]:
         """Physics, generators and running episodes of all copies."""
-        return {"task": self.task, "copies": [copy.state_dict() for copy in self._copies]}
+        return {"task": self.task, "envs": [copy.state_dict() for copy in self._copies]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, bit for bit.
@@ -136,7 +136,7 @@ class HumanoidVectorEnv:
             ValueError: `state` is of another task or of another number of copies.
         """
         check_saved_by(state, self.task, self.num_envs)
-        for copy, part in zip(self._copies, state["copies"], strict=True):
+        for copy, part in zip(self._copies, state["envs"], strict=True):
             copy.load_state_dict(part)
 
     def render(self, index: int = 0) -> NDArray[np.uint8]:
