@@ -67,7 +67,7 @@ def make(
     if backend != "built-in":
         raise ValueError(f'backend must be "built-in" or "official", not {backend!r}')
     if workers and threads != 1:
-        raise ValueError(f"workers have one thread each: with workers, threads must be 1, not {threads}")
+        raise ValueError(f"with workers, each of which has one thread, threads must be 1, not {threads}")
     make_copies = functools.partial(
         HumanoidVectorEnv,
         task,
