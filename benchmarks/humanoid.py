@@ -2,8 +2,8 @@
 
     python -m benchmarks.humanoid --tasks h1-walk --threads 1 2 4 --workers 1 2 4
 
-First one copy, then several: the bare physics on 1, 2, 4 threads, the environment on as many threads, and in as
-many worker processes.
+First one copy, then several: the bare physics on 1, 2, 4 threads, the environment on as many threads, and in
+as many worker processes.
 In every burst all contestants play the same actions from the same states, so that their physics is the same:
 the bare loop calls `mj_step` on the controls that the environments would compute, and nothing else. Bursts
 end before any episode does. Contestants take turns, so that whatever else the machine does hits them alike.

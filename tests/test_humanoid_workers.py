@@ -58,7 +58,7 @@ def test_killed_worker_is_named() -> None:
 
 
 def test_what_cannot_be_combined() -> None:
-    with pytest.raises(ValueError, match="with workers, .* threads must be 1, not 2"):
+    with pytest.raises(ValueError, match=r"with workers, .* threads must be 1, not 2"):
         humanoid.make("h1-walk", 2, workers=1, threads=2)
     with pytest.raises(ValueError, match="workers and max_episode_env_steps are options of the built-in"):
         humanoid.make("h1-walk", 2, workers=1, backend="official")
