@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fire_rl.agents.learner import Learner, LearnerLike
-from fire_rl.agents.program import Compile, Learn, Metrics, captured, resolve
+from fire_rl.agents.program import Compile, Functions, Metrics, Program, resolve
 from fire_rl.agents.replay import Batch, ReplayMemory
 from fire_rl.measures import probe
 from fire_rl.method import LearnerReport, ResetMethod
@@ -49,21 +49,27 @@ class Agent(ABC):
         self.agent_steps = 0  # decisions begun so far
         self.updates = 0  # gradient updates so far
         self.version = 0  # of the addresses and the architecture that a captured update refers to
-        self._learn: Learn | None = None
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """What the agent computes in a step, for as long as it is not `changed`."""
+        if self._program is None:
+            self._program = program_of([self], self.learners, self.compile)
+        return self._program
 
     def act(self, observation: Array) -> Array:
         """Actions for training, (n,) or (n, action_dim), drawn from the agent's exploration generator."""
-        with torch.no_grad():
-            seen = self.look(observation)
-            return self.choose(None if seen is None else self.policy.online(seen))
+        seen = self.look(observation)
+        return self.choose(None if seen is None else self.program.decide(*seen))
 
     @abstractmethod
-    def look(self, observation: Array) -> Tensor | None:
-        """What the policy's network is given, on the device; None while all actions are random."""
+    def look(self, observation: Array) -> tuple[Tensor, ...] | None:
+        """What a decision is made from, on the host; None while all actions are random."""
 
     @abstractmethod
-    def choose(self, output: Tensor | None) -> Array:
-        """Actions for training, given the output of the policy's network for what `look` returned."""
+    def choose(self, decided: Array | None) -> Array:
+        """Actions for training, given what the policy made of what `look` returned."""
 
     @abstractmethod
     def evaluate(self, observation: Array, rng: np.random.Generator) -> Array:
@@ -93,33 +99,22 @@ class Agent(ABC):
 
     def update(self) -> Metrics:
         """One gradient update on a minibatch; returns scalars on the device, without synchronising."""
-        metrics = self.learn(*self.draw())
+        metrics = self.program.update(*self.draw())
         self.count_update()
         return metrics
 
     @abstractmethod
-    def draw(self) -> tuple[Any, ...]:
-        """What one update learns from: a batch, and any noise, from the agent's generators."""
-
-    def learn(self, batch: Batch, *noise: Tensor) -> Metrics:
-        """The update as a function of weights, optimiser states, batch and noise alone."""
-        if self._learn is None:
-            learn = self.learning([self], self.learners, self.compile)
-            self._learn = captured(learn, self.compile, self.learners.values(), self.device)
-        return self._learn(batch, *noise)
+    def draw(self) -> tuple[Tensor, ...]:
+        """What one update is made of: places in the replay memory, and any noise, from the generators."""
 
     @staticmethod
     @abstractmethod
-    def learning(agents: Sequence[Any], learners: Mapping[str, LearnerLike], mode: Compile) -> Learn:
-        """The update of one agent, or of several of one configuration at once, as a function.
+    def functions(agents: Sequence[Any], learners: Mapping[str, LearnerLike], mode: Compile) -> Functions:
+        """What one agent, or several of one configuration at once, compute in a step.
 
         Args:
             learners: of the agent; of several the `StackedLearner`s.
-            mode: resolved.
-
-        Returns:
-            A function of batch and noise, which of several agents have these as a further, first axis; so
-            have the scalars that it returns.
+            mode: resolved; whether losses are compiled.
         """
 
     @abstractmethod
@@ -137,7 +132,7 @@ class Agent(ABC):
     def changed(self) -> None:
         """Note that a reset or a restored state may have put other tensors into networks or optimisers."""
         self.version += 1
-        self._learn = None
+        self._program = None
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -146,6 +141,18 @@ class Agent(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state` bit for bit."""
+
+
+def program_of(agents: Sequence[Agent], learners: Mapping[str, LearnerLike], mode: Compile) -> Program:
+    """The program of one agent, or of several as one; arguments as of `Agent.functions`."""
+    first = agents[0]
+    return Program(
+        first.functions(agents, learners, mode),
+        mode,
+        first.learners.values(),
+        first.device,
+        with_memory=all(agent.memory.storage_device == first.device for agent in agents),
+    )
 
 
 def reset_learners(

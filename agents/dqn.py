@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from fire_rl.agents.agent import Agent, Array, ResetReport, reset_learners
 from fire_rl.agents.learner import NO_METHOD, Learner, LearnerLike
 from fire_rl.agents.networks import mlp, nature_cnn
-from fire_rl.agents.program import Compile, Learn, Metrics, compiled
+from fire_rl.agents.program import Compile, Functions, Metrics, compiled
 from fire_rl.agents.replay import Batch, Layout, ReplayMemory
-from fire_rl.agents.stacking import across
+from fire_rl.agents.stacking import across, fetch, forward
 from fire_rl.method import ResetMethod
 
 
@@ -165,52 +166,54 @@ class DQN(Agent):
         progress = (self.agent_steps - self.config.learning_starts) / self.config.epsilon_decay
         return 1.0 + (self.config.epsilon_final - 1.0) * min(max(progress, 0.0), 1.0)
 
-    def look(self, observation: Array) -> Tensor | None:
-        """The observation on the device; None while all actions are random."""
+    def look(self, observation: Array) -> tuple[Tensor] | None:
+        """The observation; None while all actions are random."""
         if self.agent_steps <= self.config.learning_starts:
             return None
-        return torch.from_numpy(observation).to(self.device)
+        return (torch.from_numpy(observation),)
 
-    def choose(self, output: Tensor | None) -> Array:
+    def choose(self, decided: Array | None) -> Array:
         """ε-greedy actions (n,), one coin and one random action drawn for every environment."""
-        return self._epsilon_greedy(output, self.num_envs, self.epsilon, self.exploration_rng)
+        return self._epsilon_greedy(decided, self.num_envs, self.epsilon, self.exploration_rng)
 
     @torch.no_grad()
     def evaluate(self, observation: Array, rng: np.random.Generator) -> Array:
         """ε-greedy actions with `epsilon_eval` from the caller's generator."""
-        q = self.q.online(torch.from_numpy(observation).to(self.device))
-        return self._epsilon_greedy(q, len(observation), self.config.epsilon_eval, rng)
+        best = self.q.online(torch.from_numpy(observation).to(self.device)).argmax(-1).cpu().numpy()
+        return self._epsilon_greedy(best, len(observation), self.config.epsilon_eval, rng)
 
-    def _epsilon_greedy(self, q: Tensor | None, n: int, epsilon: float, rng: np.random.Generator) -> Array:
+    def _epsilon_greedy(self, best: Array | None, n: int, epsilon: float, rng: np.random.Generator) -> Array:
         explore = rng.random(n) < epsilon
         action = rng.integers(self.actions, size=n)
-        return action if q is None else np.where(explore, action, q.argmax(1).cpu().numpy())
+        return action if best is None else np.where(explore, action, best)
 
     def updates_due(self) -> int:
         """Updates owed by the replay ratio since `learning_starts`."""
         owed = int(self.config.replay_ratio * max(0, self.agent_steps - self.config.learning_starts))
         return owed - self.updates
 
-    def draw(self) -> tuple[Batch]:
-        """What one update learns from: a minibatch."""
-        return (self.memory.sample(self.config.batch_size, self.replay_rng),)
+    def draw(self) -> tuple[Tensor]:
+        """What one update is made of: the places of a minibatch."""
+        return (self.memory.draw(self.config.batch_size, self.replay_rng),)
 
     @staticmethod
-    def learning(agents: Sequence[DQN], learners: Mapping[str, LearnerLike], mode: Compile) -> Learn:
-        """One step on the Huber loss of a minibatch, of all `agents`; see `Agent.learning`."""
+    def functions(agents: Sequence[DQN], learners: Mapping[str, LearnerLike], mode: Compile) -> Functions:
+        """The greedy action, a minibatch, and one step on its Huber loss; see `Agent.functions`."""
         first, q = agents[0], learners["q"]
         loss: Callable[..., tuple[Tensor, Metrics]] = first.loss
         if len(agents) > 1:
             assert first.q.target is not None
             loss = across(loss, (first.q.online, first.q.target))
         loss = compiled(loss, mode, [first.q])
+        values = forward([agent.q for agent in agents], q)
+        read = partial(fetch, [agent.memory for agent in agents])
 
         def learn(batch: Batch) -> Metrics:
             losses, metrics = loss(q.online, q.target, batch)
             q.descend(losses)
             return metrics
 
-        return learn
+        return Functions(lambda seen: values(seen).argmax(-1), read, learn)
 
     def count_update(self) -> None:
         """Advance the clock of updates; copy the target after a period's last update."""

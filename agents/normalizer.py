@@ -17,29 +17,31 @@ class ObservationNormalizer:
 
     As in the SimBa reference (Lee et al., ICLR 2025): updated when the agent chooses a training action,
     applied to observations on acting and to minibatches on sampling; the replay memory holds raw ones.
+    Several agents' statistics, stacked, normalise observations that have the agents as their first axis.
     """
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.variance = torch.ones(shape, dtype=torch.float64, device=device)
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self.variance = torch.ones(size, dtype=torch.float64, device=device)
         self.count = torch.tensor(_INITIAL_COUNT, dtype=torch.float64, device=device)
 
     def update(self, observations: Tensor) -> None:
-        """Count observations (n, *shape) in: Chan et al.'s merge of two samples' moments, in place."""
+        """Count observations (..., n, size) in: Chan et al.'s merge of two samples' moments, in place."""
         x = observations.double()
-        n = len(x)
-        delta = x.mean(0) - self.mean
-        total = self.count + n
-        squares = self.variance * self.count + x.var(0, correction=0) * n
-        squares += delta.square() * (self.count * n / total)
+        n = x.shape[-2]
+        delta = x.mean(-2) - self.mean
+        count = self.count[..., None]
+        total = count + n
+        squares = self.variance * count + x.var(-2, correction=0) * n
+        squares += delta.square() * (count * n / total)
         self.mean += delta * (n / total)
         self.variance.copy_(squares / total)
-        self.count.copy_(total)
+        count.copy_(total)
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """(x − mean) / sqrt(variance + 1e-8), computed in float64: (..., *shape) of any dtype -> float32."""
-        x = observations.double()
-        return ((x - self.mean) * (self.variance + _EPSILON).rsqrt()).float()
+        """(x − mean) / sqrt(variance + 1e-8), in float64: (..., n, size) of any dtype -> float32."""
+        x = observations.double() - self.mean[..., None, :]
+        return (x * (self.variance + _EPSILON).rsqrt()[..., None, :]).float()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Mean, variance and count."""

@@ -1,13 +1,14 @@
-"""An update as one program: its losses compiled, and on a GPU the whole of it captured as a CUDA graph."""
+"""A decision and an update as one program each: losses compiled, and on a GPU all of it as CUDA graphs."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fire_rl.agents.learner import Learner
@@ -16,12 +17,23 @@ from fire_rl.agents.replay import Batch
 Compile = Literal["auto", "on", "off"]
 Precision = Literal["tf32", "float32"]
 Metrics = dict[str, Tensor]  # scalars that stay on the device until they are logged
-Learn = Callable[..., Metrics]  # of a batch and what noise the agent draws beside it
+Array = NDArray[Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT = "FIRE_RL_COMPILE"  # environment variable: what `auto` means, for whole test suites and clusters
-_WARM_UP = 3  # updates before a capture, in which libraries choose and allocate what a graph cannot
+_WARM_UP = 3  # calls before a capture, in which libraries choose and allocate what a graph cannot
+
+
+class Functions(NamedTuple):
+    """What an agent computes in a step, as functions of tensors on its device and of its state there.
+
+    So does a stack of agents, whose tensors then have the agents as a further, first axis.
+    """
+
+    decide: Callable[..., Tensor]  # what `Agent.look` returned -> what `Agent.choose` is given
+    read: Callable[[Tensor], Batch]  # places in the replay memory -> a batch as the networks see it
+    learn: Callable[..., Metrics]  # batch and noise -> scalars: one update
 
 
 def resolve(mode: Compile, device: torch.device) -> Compile:
@@ -59,18 +71,80 @@ def compiled(function: Callable[P, R], mode: Compile, learners: Iterable[Learner
     return Compiled(function)
 
 
-def captured(learn: Learn, mode: Compile, learners: Iterable[Learner], device: torch.device) -> Learn:
-    """`learn` as a CUDA graph, if `mode` (resolved) says so, on a GPU.
+class Program:
+    """`functions` ready to be called with tensors on the host or on the device.
 
-    Not where a method does something in every update: that is Python, which a graph does not repeat.
+    Args:
+        mode: resolved. Where it says so, on a GPU, a decision and an update are a CUDA graph each. Not so
+            where a method does something in every update: that is Python, which a graph does not repeat.
+        with_memory: whether all replay memories are on `device`; then `read` is part of the graph.
     """
-    if mode == "off" or device.type != "cuda":
-        return learn
+
+    def __init__(
+        self,
+        functions: Functions,
+        mode: Compile,
+        learners: Iterable[Learner],
+        device: torch.device,
+        with_memory: bool,
+    ) -> None:
+        self._functions, self._device = functions, device
+        self._decide: Callable[..., Tensor] = functions.decide
+        self._update: Callable[..., Metrics] = self._read_and_learn
+        if _is_captured(mode, learners, device):
+            self._decide = Captured(functions.decide, device)
+            if with_memory:
+                self._update = _captured_update(self._read_and_learn, device)
+            else:
+                on_batch = _captured_update(self._learn_from, device)
+                self._update = lambda places, *noise: on_batch(*functions.read(places), *noise)
+
+    @torch.no_grad()
+    def decide(self, *seen: Tensor) -> Array:
+        """What the policy makes of what `Agent.look` returned, on the host."""
+        if not isinstance(self._decide, Captured):
+            seen = tuple(x.to(self._device) for x in seen)
+        decided: Array = self._decide(*seen).cpu().numpy()
+        return decided
+
+    def update(self, places: Tensor, *noise: Tensor) -> Metrics:
+        """One update on the transitions at `places`; returns scalars on the device, without waiting."""
+        return self._update(places, *noise)
+
+    def _read_and_learn(self, places: Tensor, *noise: Tensor) -> Metrics:
+        return self._functions.learn(self._functions.read(places), *noise)
+
+    def _learn_from(self, *batch_and_noise: Tensor) -> Metrics:
+        parts = len(Batch._fields)
+        return self._functions.learn(Batch(*batch_and_noise[:parts]), *batch_and_noise[parts:])
+
+
+def _is_captured(mode: Compile, learners: Iterable[Learner], device: torch.device) -> bool:
+    if mode == "off" or not has_graphs(device):
+        return False
     for learner in learners:
         if learner.method.acts_in_updates or not is_adam(learner.optimizer):
             notice(f"{learner.method.name} takes part in every update: updates are no CUDA graph")
-            return learn
-    return Captured(learn)
+            return False
+    return True
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Whether work for `device` can be captured."""
+    return device.type == "cuda"
+
+
+def _captured_update(update: Callable[..., Metrics], device: torch.device) -> Callable[..., Metrics]:
+    """`update` as a CUDA graph, whose scalars are one tensor: a graph's results last until its next replay."""
+    names: list[str] = []
+
+    def packed(*inputs: Tensor) -> Tensor:
+        metrics = update(*inputs)
+        names[:] = metrics
+        return torch.stack(list(metrics.values()))
+
+    graph = Captured(packed, device)
+    return lambda *inputs: dict(zip(names, graph(*inputs).clone().unbind(), strict=True))
 
 
 class Compiled(Generic[P, R]):
@@ -93,26 +167,26 @@ class Compiled(Generic[P, R]):
 
 
 class Captured:
-    """An update that, after the first few, is replayed as one CUDA graph.
+    """A function of tensors that, after the first few calls, is replayed as one CUDA graph.
 
     The first are made as they are, on the stream of the capture; nothing is computed twice. A graph reads and
-    writes weights and optimiser state at fixed addresses, so it lasts for as long as these do.
+    writes weights and optimiser state at fixed addresses, so it lasts for as long as these do. Its result is
+    overwritten by the next call.
     """
 
-    def __init__(self, learn: Learn) -> None:
-        self._learn = learn
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
+        self._function, self._device = function, device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
-        self._metrics: Metrics = {}
+        self._result: Tensor
 
-    def __call__(self, batch: Batch, *noise: Tensor) -> Metrics:
-        inputs = (*batch, *noise)
+    def __call__(self, *inputs: Tensor) -> Tensor:
         if not self._inputs:
             # Held from the first call on: compiled losses would be compiled anew for other strides than those
             # that they have met, and that cannot be done during a capture.
-            self._inputs = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs)
+            self._inputs = tuple(torch.empty(x.shape, dtype=x.dtype, device=self._device) for x in inputs)
         for held, new in zip(self._inputs, inputs, strict=True):
             held.copy_(new)
         if self._graph is None and self._calls >= _WARM_UP and not self._capture():
@@ -121,25 +195,21 @@ class Captured:
             self._calls += 1
             return self._directly()
         self._graph.replay()
-        return {name: value.clone() for name, value in self._metrics.items()}
+        return self._result
 
-    def _directly(self) -> Metrics:
+    def _directly(self) -> Tensor:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            metrics = self._learn_from_held()
+            result = self._function(*self._inputs)
         torch.cuda.current_stream().wait_stream(self._stream)
-        return metrics
-
-    def _learn_from_held(self) -> Metrics:
-        parts = len(Batch._fields)
-        return self._learn(Batch(*self._inputs[:parts]), *self._inputs[parts:])
+        return result
 
     def _capture(self) -> bool:
         """Record the graph, which computes nothing yet; says so where that fails, and returns whether."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._metrics = self._learn_from_held()
+                self._result = self._function(*self._inputs)
         except Exception as error:  # whatever refuses to be captured
             torch.cuda.synchronize()
             notice(f"the CUDA graph failed ({_first_line(error)}): going on without")

@@ -173,20 +173,33 @@ class ReplayMemory:
         return index
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Draw `batch_size` transitions uniformly with replacement; `rng` alone decides which.
+        """`batch_size` transitions drawn uniformly with replacement; see `draw`."""
+        return self.fetch(self.draw(batch_size, rng))
 
-        Raises ValueError when no complete transition is stored yet.
+    def draw(self, batch_size: int, rng: np.random.Generator) -> Tensor:
+        """Places of `batch_size` transitions, uniform with replacement; `rng` alone decides which.
+
+        Returns:
+            (batch_size, stack + 1) int64 on the host: of every frame of the observation, oldest first, and of
+            the newest frame of its successor.
+
+        Raises:
+            ValueError: when no complete transition is stored yet.
         """
         environment, slot = self._draw(batch_size, rng)
         stack = self.layout.stack
         age = self.age[environment, slot][:, None].astype(np.int64)
         back = np.arange(stack - 1, -2, -1)  # stack − 1, …, 0 and −1 for the successor
         offset = slot[:, None] - np.minimum(back, age)
-        window = torch.from_numpy(self._flat(environment[:, None], offset).ravel())
-        frames = self._gather(self.frames, window).view(batch_size, stack + 1, *self.layout.frame_shape)
-        start = torch.from_numpy(self._flat(environment, slot))
+        return torch.from_numpy(self._flat(environment[:, None], offset))
+
+    def fetch(self, places: Tensor) -> Batch:
+        """The transitions at `places`, from `draw`: a function of these and of the storage alone."""
+        places = places.to(self.storage_device, non_blocking=True)
+        frames = self._gather(self.frames, places.flatten())
+        start = places[:, -2]  # of the newest frame of the observation
         action = self._gather(self.actions, start)
-        observation, next_observation = self._stacks(frames)
+        observation, next_observation = self._stacks(frames.view(*places.shape, *self.layout.frame_shape))
         return Batch(
             observation=observation,
             action=action.long() if self.layout.action_shape == () else action,
@@ -233,8 +246,7 @@ class ReplayMemory:
         return environment * self.slots + slot % self.slots
 
     def _gather(self, storage: Tensor, index: Tensor) -> Tensor:
-        gathered = storage.index_select(0, index.to(self.storage_device, non_blocking=True))
-        return gathered.to(self.device, non_blocking=True)
+        return storage.index_select(0, index).to(self.device, non_blocking=True)
 
     def _to_storage(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.storage_device, dtype)

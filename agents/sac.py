@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fire_rl.agents.agent import Agent, Array, ResetReport, reset_learners
 from fire_rl.agents.learner import NO_METHOD, Learner, LearnerLike
 from fire_rl.agents.normalizer import ObservationNormalizer
-from fire_rl.agents.program import Compile, Learn, compiled
+from fire_rl.agents.program import Compile, Functions, compiled
 from fire_rl.agents.replay import Batch, Layout, ReplayMemory
 from fire_rl.agents.sac_update import (
     SACUpdate,
@@ -26,7 +26,7 @@ from fire_rl.agents.sac_update import (
     td_target,
 )
 from fire_rl.agents.simba import Body, MlpBody, SimbaBody, critic_ensemble, gaussian_actor, squashed_gaussian
-from fire_rl.agents.stacking import StackedTemperature, across
+from fire_rl.agents.stacking import StackedTemperature, across, fetch, forward, stacked_normalizer
 from fire_rl.method import ResetMethod
 
 _POSITIVE = (
@@ -174,7 +174,7 @@ class SAC(Agent):
         self.learners = {"actor": self.actor, "critic": self.critic}
         self.policy = self.actor
         self.temperature = Temperature(config.temperature_init, config.temperature_learning_rate, device)
-        self.normalizer = ObservationNormalizer((observations,), device)
+        self.normalizer = ObservationNormalizer(observations, device)
         layout = Layout(frame_shape=(observations,), frame_dtype=torch.float32, action_shape=(actions,))
         self.memory = ReplayMemory(config.replay_capacity, num_envs, layout, device, config.replay_storage)
         super().__init__(compile)
@@ -189,23 +189,21 @@ class SAC(Agent):
             capturable=self.device.type == "cuda",
         )
 
-    def look(self, observation: Array) -> Tensor | None:
-        """The normalised observation; None in the random phase. The normaliser counts it either way."""
-        observed = torch.from_numpy(observation).to(self.device)
-        self.normalizer.update(observed)
+    def look(self, observation: Array) -> tuple[Tensor, Tensor] | None:
+        """Observation and noise; None in the random phase. The normaliser counts it either way."""
+        observed = torch.from_numpy(observation)
         if self.agent_steps < self.config.learning_starts:
+            self.normalizer.update(observed.to(self.device))
             return None
-        return self.normalizer.normalize(observed)
+        noise = self.exploration_rng.standard_normal((self.num_envs, self.actions), dtype=np.float32)
+        return observed, torch.from_numpy(noise)
 
-    def choose(self, output: Tensor | None) -> Array:
+    def choose(self, decided: Array | None) -> Array:
         """A sample of the policy, (n, action_dim); uniform during the random phase."""
+        if decided is not None:
+            return decided
         shape = (self.num_envs, self.actions)
-        if output is None:
-            return self.exploration_rng.uniform(-1.0, 1.0, shape).astype(np.float32)
-        noise = self.exploration_rng.standard_normal(shape, dtype=np.float32)
-        sample, _ = squashed_gaussian(output, torch.from_numpy(noise).to(self.device))
-        action: Array = sample.cpu().numpy()
-        return action
+        return self.exploration_rng.uniform(-1.0, 1.0, shape).astype(np.float32)
 
     @torch.no_grad()
     def evaluate(self, observation: Array, rng: np.random.Generator) -> Array:
@@ -222,27 +220,24 @@ class SAC(Agent):
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """A batch from the replay memory, drawn with `rng`, its observations normalised."""
-        batch = self.memory.sample(batch_size, rng)
-        return batch._replace(
-            observation=self.normalizer.normalize(batch.observation),
-            next_observation=self.normalizer.normalize(batch.next_observation),
-        )
+        return _normalized(self.memory.sample(batch_size, rng), self.normalizer)
 
-    def draw(self) -> tuple[Batch, Tensor]:
-        """What one update learns from: a minibatch and the noise of both policy samples."""
-        batch = self.sample(self.config.batch_size, self.replay_rng)
-        shape = (2, *batch.action.shape)
-        return batch, torch.randn(shape, generator=self.noise_rng, device=self.device)
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """What one update is made of: the places of a minibatch and the noise of both policy samples."""
+        size = self.config.batch_size
+        noise = torch.randn((2, size, self.actions), generator=self.noise_rng, device=self.device)
+        return self.memory.draw(size, self.replay_rng), noise
 
     def count_update(self) -> None:
         """Advance the clock of updates."""
         self.updates += 1
 
     @staticmethod
-    def learning(agents: Sequence[SAC], learners: Mapping[str, LearnerLike], mode: Compile) -> Learn:
-        """The update of `agents` as one function of batch and noise; see `Agent.learning`."""
+    def functions(agents: Sequence[SAC], learners: Mapping[str, LearnerLike], mode: Compile) -> Functions:
+        """A sample of the policy, a normalised minibatch, and an update on it; see `Agent.functions`."""
         first = agents[0]
         temperature: TemperatureLike = first.temperature
+        normalizer = first.normalizer
         losses: list[Callable[..., Any]] = [actor_loss, partial(td_target, gamma=first.gamma), critic_loss]
         if len(agents) > 1:
             actor, critic, target = first.actor.online, first.critic.online, first.critic.target
@@ -250,8 +245,20 @@ class SAC(Agent):
             networks = (actor, critic), (actor, target), (critic,)
             losses = [across(loss, of) for loss, of in zip(losses, networks, strict=True)]
             temperature = StackedTemperature([agent.temperature for agent in agents])
+            normalizer = stacked_normalizer([agent.normalizer for agent in agents])
         losses = [compiled(loss, mode, first.learners.values()) for loss in losses]
-        return SACUpdate(learners, temperature, losses, first.target_entropy, first.config.tau)
+        policy = forward([agent.actor for agent in agents], learners["actor"])
+
+        def decide(observed: Tensor, noise: Tensor) -> Tensor:
+            normalizer.update(observed)
+            return squashed_gaussian(policy(normalizer.normalize(observed)), noise)[0]
+
+        def read(places: Tensor) -> Batch:
+            return _normalized(fetch([agent.memory for agent in agents], places), normalizer)
+
+        return Functions(
+            decide, read, SACUpdate(learners, temperature, losses, first.target_entropy, first.config.tau)
+        )
 
     def _actor_inputs(self, rows: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         return (self.sample(rows, rng).observation,)
@@ -326,6 +333,13 @@ def discount(max_episode_agent_steps: int | None) -> float:
         return 0.995
     horizon = max_episode_agent_steps / 5
     return min(max((horizon - 1) / horizon, 0.95), 0.995)
+
+
+def _normalized(batch: Batch, normalizer: ObservationNormalizer) -> Batch:
+    return batch._replace(
+        observation=normalizer.normalize(batch.observation),
+        next_observation=normalizer.normalize(batch.next_observation),
+    )
 
 
 def _dimensions(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[int, int]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from fire_rl.agents.agent import Agent, Array
-from fire_rl.agents.program import Compile, Learn, Metrics, captured, is_adam, notice, resolve
-from fire_rl.agents.replay import Batch
-from fire_rl.agents.stacking import StackedLearner, across
+from fire_rl.agents.agent import Agent, Array, program_of
+from fire_rl.agents.program import Compile, Metrics, Program, is_adam, notice, resolve
+from fire_rl.agents.stacking import StackedLearner
 
 
 class Stack:
@@ -40,49 +39,45 @@ class Stack:
                 self.is_batched = False
                 break
         self._versions: list[int] = []  # of the agents, when they were stacked
-        self._learn: Learn
+        self._program: Program
 
     def act(self, observations: Sequence[Array]) -> list[Array]:
         """What each agent's `act` gives for its observation."""
         if not self.is_batched:
             return [agent.act(observed) for agent, observed in zip(self.agents, observations, strict=True)]
         self._stack()
-        with torch.no_grad():
-            seen = [agent.look(observed) for agent, observed in zip(self.agents, observations, strict=True)]
-            inputs = [observed for observed in seen if observed is not None]
-            if not inputs:
-                return [agent.choose(None) for agent in self.agents]
-            outputs = self._evaluate(self._policy.online, torch.stack(inputs))
-            return [agent.choose(output) for agent, output in zip(self.agents, outputs, strict=True)]
+        looks = (agent.look(observed) for agent, observed in zip(self.agents, observations, strict=True))
+        seen = [look for look in looks if look is not None]
+        if not seen:
+            return [agent.choose(None) for agent in self.agents]
+        decided = self._program.decide(*_stacked(seen))
+        return [agent.choose(of_one) for agent, of_one in zip(self.agents, decided, strict=True)]
 
     def update(self) -> list[Metrics]:
         """One update of every agent; returns the scalars of each."""
         if not self.is_batched:
             return [agent.update() for agent in self.agents]
         self._stack()
-        drawn = [agent.draw() for agent in self.agents]
-        batch = Batch(*map(torch.stack, zip(*(batch for batch, *_ in drawn), strict=True)))
-        noise = map(torch.stack, zip(*(noise for _, *noise in drawn), strict=True))
-        metrics = self._learn(batch, *noise)
+        metrics = self._program.update(*_stacked(agent.draw() for agent in self.agents))
         for agent in self.agents:
             agent.count_update()
-        return [{name: of_all[i] for name, of_all in metrics.items()} for i in range(len(self.agents))]
+        of_each = zip(*(of_all.unbind() for of_all in metrics.values()), strict=True)
+        return [dict(zip(metrics, values, strict=True)) for values in of_each]
 
     def _stack(self) -> None:
         """Stack the agents' weights, for the first time or because some have been exchanged since."""
-        versions = [agent.version for agent in self.agents]
-        if versions == self._versions:
+        if self._versions == [agent.version for agent in self.agents]:
             return
         first = self.agents[0]
         learners = {
             name: StackedLearner([agent.learners[name] for agent in self.agents]) for name in first.learners
         }
-        learn = first.learning(self.agents, learners, self._mode)
-        self._learn = captured(learn, self._mode, first.learners.values(), first.device)
-        self._evaluate = across(_evaluate, [first.policy.online])
-        self._policy = learners[first.policy.name]
-        self._versions = versions
+        self._program = program_of(self.agents, learners, self._mode)
+        for agent in self.agents:
+            agent.changed()  # its weights have moved
+        self._versions = [agent.version for agent in self.agents]
 
 
-def _evaluate(network: Callable[..., Tensor], seen: Tensor) -> Tensor:
-    return network(seen)
+def _stacked(tensors: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """The agents' tensors side by side."""
+    return [torch.stack(of_all) for of_all in zip(*tensors, strict=True)]

@@ -6,6 +6,7 @@ whatever writes into them in place (a reset, an optimiser, a restored checkpoint
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fire_rl.agents.learner import Learner
+from fire_rl.agents.learner import Learner, LearnerLike
+from fire_rl.agents.normalizer import ObservationNormalizer
 from fire_rl.agents.program import is_adam
+from fire_rl.agents.replay import Batch, ReplayMemory
 from fire_rl.agents.sac_update import Temperature
 
 Weights = dict[str, Tensor]
@@ -37,6 +40,22 @@ def across(function: Callable[..., Any], networks: Sequence[nn.Module]) -> Calla
 
 def _with_weights(network: nn.Module, weights: Weights) -> Callable[..., Any]:
     return lambda *inputs: functional_call(network, weights, inputs)
+
+
+def forward(members: Sequence[Learner], learner: LearnerLike) -> Callable[..., Tensor]:
+    """The online network of `learner`, which stands for `members`: of one, or of several at once."""
+    if len(members) == 1:
+        return lambda *inputs: learner.online(*inputs)
+    of_all = across(lambda network, *inputs: network(*inputs), [members[0].online])
+    return lambda *inputs: of_all(learner.online, *inputs)
+
+
+def fetch(memories: Sequence[ReplayMemory], places: Tensor) -> Batch:
+    """The transitions at `places`: of one memory, or (N, ...) of several."""
+    if len(memories) == 1:
+        return memories[0].fetch(places)
+    batches = [memory.fetch(of_one) for memory, of_one in zip(memories, places, strict=True)]
+    return Batch(*map(torch.stack, zip(*batches, strict=True)))
 
 
 class StackedWeights:
@@ -128,6 +147,14 @@ class StackedTemperature:
         """One step of every optimiser on its member's loss."""
         self._weights.differentiate(losses)
         self._step()
+
+
+def stacked_normalizer(members: Sequence[ObservationNormalizer]) -> ObservationNormalizer:
+    """The statistics of several agents as one; theirs become views of it."""
+    stacked = copy.copy(members[0])
+    for name in stacked.state_dict():
+        setattr(stacked, name, _join([getattr(member, name) for member in members]))
+    return stacked
 
 
 def steps_of(optimizers: Sequence[torch.optim.Optimizer]) -> Callable[[], object]:

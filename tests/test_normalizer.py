@@ -23,7 +23,7 @@ PRIOR = 1e-4  # weight of mean 0 and variance 1 before any observation, as in th
 )
 def test_any_split_gives_the_pooled_moments(sizes: list[int], offset: float, seed: int) -> None:
     x = offset + np.random.default_rng(seed).standard_normal((sum(sizes), 3)) * [1.0, 1e-3, 50.0]
-    normalizer = ObservationNormalizer((3,), CPU)
+    normalizer = ObservationNormalizer(3, CPU)
     for part in np.split(x, np.cumsum(sizes)[:-1]):
         normalizer.update(torch.from_numpy(part))
     total = PRIOR + len(x)
@@ -41,7 +41,7 @@ def test_any_split_gives_the_pooled_moments(sizes: list[int], offset: float, see
 def test_float32_observations_far_from_zero_lose_nothing() -> None:
     """A mean of 1e4 with a spread of 0.1 would drown in float32 sums of squares."""
     x = (1e4 + 0.1 * np.random.default_rng(0).standard_normal((5_000, 1))).astype(np.float32)
-    normalizer = ObservationNormalizer((1,), CPU)
+    normalizer = ObservationNormalizer(1, CPU)
     for row in x:
         normalizer.update(torch.from_numpy(row[None]))
     pooled = x.astype(np.float64)
@@ -54,11 +54,11 @@ def test_float32_observations_far_from_zero_lose_nothing() -> None:
 
 def test_before_any_observation_nothing_changes() -> None:
     x = torch.tensor([[1.5, -2.0]])
-    torch.testing.assert_close(ObservationNormalizer((2,), CPU).normalize(x), x)
+    torch.testing.assert_close(ObservationNormalizer(2, CPU).normalize(x), x)
 
 
 def test_a_constant_coordinate_stays_finite() -> None:
-    normalizer = ObservationNormalizer((1,), CPU)
+    normalizer = ObservationNormalizer(1, CPU)
     for _ in range(100):
         normalizer.update(torch.zeros(1, 1))
     assert normalizer.normalize(torch.zeros(1, 1)).item() == 0.0
@@ -67,7 +67,7 @@ def test_a_constant_coordinate_stays_finite() -> None:
 
 def test_state_is_restored_in_place() -> None:
     rng = np.random.default_rng(1)
-    first, second = ObservationNormalizer((4,), CPU), ObservationNormalizer((4,), CPU)
+    first, second = ObservationNormalizer(4, CPU), ObservationNormalizer(4, CPU)
     first.update(torch.from_numpy(rng.standard_normal((10, 4))))
     addresses = [tensor.data_ptr() for tensor in second.state_dict().values()]
     second.load_state_dict(copy.deepcopy(first.state_dict()))

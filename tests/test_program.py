@@ -13,11 +13,17 @@ from fire_rl.agents.learner import NO_METHOD
 from fire_rl.agents.sac import SAC
 from fire_rl.launch.small_agents import SPACES, experience, make_agent
 from fire_rl.method import ResetMethod, make_method
+from tests.graph_for_tests import act_out
 
 TOLERANCE = 2e-5
 has_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler"
 )
+SEEN = {
+    "dqn": np.ones((2, 5), np.float32),
+    "dqn-pixels": np.full((2, 4, 84, 84), 200, np.uint8),
+    "sac": np.ones((2, 5), np.float32),
+}
 has_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -32,10 +38,10 @@ def built(kind: str, mode: program.Compile, device: str = "cpu", method: ResetMe
 def story(agent: Any) -> Any:
     """Learns, is reset, learns on. Only DQN's reset adds a layer, since SAC takes long to compile anew."""
     rng = np.random.default_rng(0)
-    experience(agent, 14, rng)
+    experience(agent, 18, rng)
     method = make_method("fire" if isinstance(agent, SAC) else "plasticity-injection", target="same")
     agent.reset(method, torch.Generator().manual_seed(2), agent.sample(64, np.random.default_rng(1)))
-    experience(agent, 6, rng)
+    experience(agent, 8, rng)
     return agent
 
 
@@ -58,13 +64,35 @@ def test_compiled_updates_are_those_as_written_through_resets(
 
 @has_gpu
 @pytest.mark.parametrize("kind", ["dqn", "dqn-pixels", "sac"])
-def test_captured_updates_are_those_as_written_through_resets(
-    kind: str, capfd: pytest.CaptureFixture[str]
+def test_captured_steps_are_those_as_written_through_resets(
+    kind: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    replays = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: replays.append(id(self)) or replay(self))
     captured = story(built(kind, "on", "cuda"))
-    assert isinstance(captured._learn, program.Captured) and captured._learn._graph is not None
+    assert len(set(replays)) == 4  # decisions and updates, before and after the reset
     assert "compile:" not in capfd.readouterr().err
     assert_close(story(built(kind, "off", "cuda")), captured)
+
+
+@pytest.mark.parametrize("kind", ["dqn", "dqn-pixels", "sac"])
+def test_all_of_a_step_is_in_the_operations_that_a_graph_repeats(
+    kind: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = act_out(monkeypatch)
+    captured = story(built(kind, "on"))
+    assert "compile:" not in capfd.readouterr().err
+    assert len(graphs) == 4 and all(graph.replays > 3 for graph in graphs)
+    written = story(built(kind, "off"))
+    assert captured.updates == written.updates and np.array_equal(
+        captured.act(SEEN[kind]), written.act(SEEN[kind])
+    )
+    for name, learner in written.learners.items():
+        for one, other in zip(
+            learner.online.parameters(), captured.learners[name].online.parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", ["dqn", "sac"])

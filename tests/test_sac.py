@@ -59,10 +59,11 @@ def test_updates_equal_numpy_in_float64() -> None:
     a, c = f64(weights(agent.actor.online)), f64(weights(agent.critic.online))
     t, log_alpha = f64(weights(agent.critic.target)), {"": np.float64(math.log(0.3))}
     actor_adam, critic_adam, temperature_adam = AdamW(1e-2, 0.1), AdamW(1e-2, 0.1), AdamW(1e-2, 0.0)
+    learn = agent.functions([agent], agent.learners, "off").learn
     for _ in range(3):
         batch = random_batch(rng)
         noise = torch.from_numpy(rng.normal(size=(2, 32, ACT)).astype(np.float32))
-        metrics = agent.learn(batch, noise)
+        metrics = learn(batch, noise)
 
         s, action, reward, after, terminated = (tensor.double().numpy() for tensor in batch)
         n1, n2 = noise.double().numpy()
@@ -111,7 +112,7 @@ def test_update_is_a_function_of_state_batch_and_noise() -> None:
     two.exploration_rng.random(10)
     batch, noise = random_batch(np.random.default_rng(5)), torch.zeros(2, 32, ACT)
     for agent in (one, two):
-        agent.learn(batch, noise)
+        agent.functions([agent], agent.learners, "off").learn(batch, noise)
     for name, learner in one.learners.items():
         for key, tensor in weights(learner.online).items():
             assert torch.equal(tensor, weights(two.learners[name].online)[key])

@@ -14,6 +14,7 @@ from fire_rl.agents.stack import Stack
 from fire_rl.launch.config import default_method
 from fire_rl.launch.small_agents import make_agent
 from fire_rl.method import ResetMethod
+from tests.graph_for_tests import act_out
 
 KINDS = ["dqn", "dqn-pixels", "sac"]
 SEEDS = [3, 4, 5]
@@ -115,6 +116,39 @@ def test_batched_each_is_what_it_is_alone_up_to_rounding(kind: str, name: str) -
     together = story(kind, name, SEEDS, "on", 6)
     for seed, agent in zip(SEEDS, together, strict=True):
         assert_close(story(kind, name, [seed], "off", 6)[0], agent, 5e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_a_stacks_step_is_in_the_operations_that_a_graph_repeats(
+    kind: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = act_out(monkeypatch)
+    captured = story(kind, "fire", SEEDS, "on", 6)
+    assert "compile:" not in capfd.readouterr().err
+    assert len(graphs) == 4 and all(
+        graph.replays for graph in graphs
+    )
+    monkeypatch.setattr(program, "has_graphs", lambda device: False)
+    for one, other in zip(story(kind, "fire", SEEDS, "on", 6), captured, strict=True):
+        assert_close(one, other, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["dqn", "sac"])
+def test_an_agent_may_leave_a_stack_and_go_on_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights have moved since it was alone before: what was captured then must be captured anew."""
+    act_out(monkeypatch)
+    (first, *others) = agents = [make_agent(kind, seed) for seed in SEEDS]
+    world = World(first, 0)
+    for agent in agents:
+        agent.compile = "on"
+    live([first], [world], 16, "on")
+    live(agents[1:], [World(agent, 1) for agent in others], 16, "on")
+    live(agents, [world, World(others[0], 1), World(others[1], 2)], 8, "on")
+    live([first], [world], 8, "on")
+
+    alone, same_world = make_agent(kind, SEEDS[0]), World(first, 0)
+    live([alone], [same_world], 32, "off")
+    assert_close(alone, first, 5e-5)
 
 
 @pytest.mark.usefixtures("batched_only")
