@@ -135,7 +135,7 @@ def has_graphs(device: torch.device) -> bool:
 
 
 def _captured_update(update: Callable[..., Metrics], device: torch.device) -> Callable[..., Metrics]:
-    """`update` as a CUDA graph, whose scalars are one tensor: a graph's results last until its next replay."""
+    """`update` as a CUDA graph; its scalars are one tensor, copied because the next replay overwrites it."""
     names: list[str] = []
 
     def packed(*inputs: Tensor) -> Tensor:

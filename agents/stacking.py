@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 
 from fire_rl.agents.learner import Learner, LearnerLike
 from fire_rl.agents.normalizer import ObservationNormalizer
+from fire_rl.agents.patches import with_patches
 from fire_rl.agents.program import is_adam
 from fire_rl.agents.replay import Batch, ReplayMemory
 from fire_rl.agents.sac_update import Temperature
@@ -31,11 +32,18 @@ def across(function: Callable[..., Any], networks: Sequence[nn.Module]) -> Calla
     and returns what `function` returns, with that axis. `networks` lend their forward passes.
     """
 
+    # Measured: on a GPU products of patches; on a CPU even vmap's grouped convolutions are faster than these.
+    networks = [with_patches(network) if _is_on_gpu(network) else network for network in networks]
+
     def of_one(*arguments: Any) -> Any:
         weights, rest = arguments[: len(networks)], arguments[len(networks) :]
         return function(*map(_with_weights, networks, weights), *rest)
 
     return vmap(of_one)
+
+
+def _is_on_gpu(network: nn.Module) -> bool:
+    return any(parameter.is_cuda for parameter in network.parameters())
 
 
 def _with_weights(network: nn.Module, weights: Weights) -> Callable[..., Any]:

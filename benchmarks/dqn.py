@@ -127,7 +127,7 @@ def watch_parts(ours: Contestant, plain: Contestant) -> None:
     ours.parts.watch(agent, "act", "act")
     ours.parts.watch(ours.loop.envs, "send receive", "environment")
     ours.parts.watch(agent, "begin observe", "replay")
-    ours.parts.watch(agent.memory, "sample", "replay")
+    ours.parts.watch(agent.memory, "draw fetch", "replay")
     ours.parts.watch(agent, "update", "update")
     plain.parts.watch(plain.loop, "act", "act")
     plain.parts.watch(plain.loop.envs, "step", "environment")

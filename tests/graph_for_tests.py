@@ -18,11 +18,11 @@ from fire_rl.agents import program, replay
 _WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
 
 
-class Graph(TorchDispatchMode):
+class Graph(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Stands for `torch.cuda.CUDAGraph`; capturing already computes here, so the first replay does not."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.replays = 0
         self._operations: list[tuple[Any, Any, Any, Any]] = []
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fire_rl.agents import program
+from fire_rl.agents import program, stacking
 from fire_rl.agents.stack import Stack
 from fire_rl.launch.config import default_method
 from fire_rl.launch.small_agents import make_agent
@@ -125,9 +125,7 @@ def test_all_of_a_stacks_step_is_in_the_operations_that_a_graph_repeats(
     graphs = act_out(monkeypatch)
     captured = story(kind, "fire", SEEDS, "on", 6)
     assert "compile:" not in capfd.readouterr().err
-    assert len(graphs) == 4 and all(
-        graph.replays for graph in graphs
-    )
+    assert len(graphs) == 4 and all(graph.replays for graph in graphs)
     monkeypatch.setattr(program, "has_graphs", lambda device: False)
     for one, other in zip(story(kind, "fire", SEEDS, "on", 6), captured, strict=True):
         assert_close(one, other, 0.0)
@@ -149,6 +147,14 @@ def test_an_agent_may_leave_a_stack_and_go_on_alone(kind: str, monkeypatch: pyte
     alone, same_world = make_agent(kind, SEEDS[0]), World(first, 0)
     live([alone], [same_world], 32, "off")
     assert_close(alone, first, 5e-5)
+
+
+@pytest.mark.usefixtures("batched_only")
+def test_convolutions_of_a_stack_on_a_gpu_are_products_of_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacking, "_is_on_gpu", lambda network: True)
+    together = story("dqn-pixels", "plasticity-injection", SEEDS, "on", 6)
+    for seed, agent in zip(SEEDS, together, strict=True):
+        assert_close(story("dqn-pixels", "plasticity-injection", [seed], "off", 6)[0], agent, 5e-5)
 
 
 @pytest.mark.usefixtures("batched_only")
