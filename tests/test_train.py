@@ -238,3 +238,15 @@ def test_more_workers_than_evaluation_environments(tmp_path: Path) -> None:
     here = run(tmp_path / "a", atari)
     there = run(tmp_path / "b", atari, env={"name": "atari/Asterix", "workers": 2})
     assert rows(here) == rows(there) and rows(here)["eval"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_products_on_a_gpu_have_the_precision_that_was_asked_for(precision: str, tmp_path: Path) -> None:
+    """A setting of the process, which can be read without a GPU; FIRE, in the middle, puts it back."""
+    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolutions.allow_tf32
+    try:
+        run(tmp_path, method="fire", reset_at=[0.5], agent_steps=120, eval_every=0, precision=precision)
+        assert matmul.allow_tf32 is convolutions.allow_tf32 is (precision == "tf32")
+    finally:
+        matmul.allow_tf32, convolutions.allow_tf32 = before
