@@ -249,7 +249,7 @@ class ReplayMemory:
         return storage.index_select(0, index).to(self.device, non_blocking=True)
 
     def _to_storage(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.storage_device, dtype)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(dtype).to(self.storage_device)
 
     def state_dict(self) -> dict[str, Any]:
         """The slots in use as `Chunk`s, which read them when asked, and the bookkeeping."""

@@ -6,7 +6,6 @@ same call ("same-step autoreset"), always able to save and restore itself bit fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -24,8 +23,7 @@ class Episode(NamedTuple):
     length_agent_steps: int
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What one agent step of all environments returned. n = `num_envs`."""
 
     observation: Array  # (n, *shape): what to act on next; where finished, the next episode's first

@@ -60,7 +60,7 @@ class HumanoidEnv(gym.Env[Any, Any]):
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         action = checked_actions(action, (NUM_JOINTS,))
         reward, terminated, terms = self.simulation.step(action)
-        return self.simulation.observation(), reward, terminated, False, dict(terms)
+        return self.simulation.observation(), reward, terminated, False, terms
 
     def render(self) -> NDArray[np.uint8] | None:
         """A picture (480, 640, 3) from beside the robot; None without render mode."""

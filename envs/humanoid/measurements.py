@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fire_rl.envs.humanoid.robot import ROBOT_NV
 
 Vector = tuple[float, float, float]
-Pairs = list[list[bool]]  # of geoms, (ngeom, ngeom)
+Pairs = list[bytes]  # of geoms, (ngeom, ngeom): 1 or 0; small, so as to stay in the cache
 
 
 class Measurements:
@@ -93,7 +93,10 @@ class Measurements:
 
     def any_contact(self, pairs: Pairs) -> bool:
         """Whether a previous contact is between geoms g, h with `pairs[g][h]`."""
-        return any([pairs[g][h] for g, h in self._contact.geom.tolist()])
+        for g, h in self._contact.geom.tolist():  # noqa: SIM110 - half the time of any(), in every step
+            if pairs[g][h]:
+                return True
+        return False
 
     def geoms(self, *prefixes: str) -> NDArray[np.bool_]:
         """(ngeom,) mask of the geoms whose name starts with one of `prefixes`."""

@@ -46,10 +46,14 @@ class Simulation:
 
     def step(self, action: NDArray[Any]) -> tuple[float, bool, dict[str, float]]:
         """One env step (0.02 s) with an action (19,) in [-1, 1]; returns reward, terminated, reward terms."""
-        self._ctrl[:] = self.control(action)
+        reward, terminated, terms = self.advance(self.control(action))
+        return reward, terminated, {**terms, "per_timestep_reward": reward}
+
+    def advance(self, control: NDArray[Any]) -> tuple[float, bool, dict[str, float]]:
+        """The same with the action's `control`, without the term `per_timestep_reward`."""
+        self._ctrl[:] = control
         mujoco.mj_step(self.model, self.data, PHYSICS_STEPS)
         reward, terms = self.task.reward()
-        terms["per_timestep_reward"] = reward
         return reward, self.task.terminated(), terms
 
     def control(self, action: NDArray[Any]) -> NDArray[Any]:
@@ -60,6 +64,10 @@ class Simulation:
     def observation(self) -> NDArray[np.float64]:
         """A new array (observation_dim,)."""
         return np.concatenate(self.task.observation())
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Write the observation, rounded, to `out` (observation_dim,)."""
+        np.concatenate(self.task.observation(), out=out)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the future depends on."""

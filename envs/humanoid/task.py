@@ -52,7 +52,7 @@ class Task:
         torques = self.m.torques()
         excess = 0.0
         for torque in torques:
-            excess += min(1.0, (torque / 10.0) ** 2)
+            excess += (torque / 10.0) ** 2 if -10.0 < torque < 10.0 else 1.0
         return 1.0 - excess / (5 * len(torques))
 
     def standing(self) -> float:

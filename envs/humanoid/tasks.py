@@ -114,11 +114,11 @@ class Balance(Stand):
     def __init__(self, measured: Measurements) -> None:
         super().__init__(measured)
         floor, ball, board = (measured.geoms(name) for name in ("floor", "ball", "board"))
-        self._forbidden: Pairs = (_between(ball, ~(floor | board)) | _between(floor, ~ball)).tolist()
+        self._forbidden = _pairs(_between(ball, ~(floor | board)) | _between(floor, ~ball))
 
     def terminated(self) -> bool:
         """Also when the robot touches ball or floor, or the board the floor."""
-        return super().terminated() or self.m.any_contact(self._forbidden)
+        return self.m.pelvis_height() < self.fall_height or self.m.any_contact(self._forbidden)
 
 
 class Sit(Stand):
@@ -281,5 +281,8 @@ def _between(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.
 def _touching(measured: Measurements, prefix: str) -> Pairs:
     """The pairs of geoms of which at least one is named `prefix`..."""
     geoms = measured.geoms(prefix)
-    pairs: Pairs = _between(geoms, np.ones_like(geoms)).tolist()
-    return pairs
+    return _pairs(_between(geoms, np.ones_like(geoms)))
+
+
+def _pairs(mask: NDArray[np.bool_]) -> Pairs:
+    return [row.tobytes() for row in mask]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -67,7 +67,7 @@ class HumanoidVectorEnv:
         # Thread t steps the copies t, t + threads, ...
         self._shares = [range(t, num_envs, threads) for t in range(threads)]
         self._pool = ThreadPoolExecutor(threads)
-        self._under_way: list[Future[list[_Result]]] = []
+        self._under_way: list[Future[None]] = []
         timestep_seconds = float(self._copies[0].simulation.model.opt.timestep)
         self.render_fps = 1.0 / (action_repeat * PHYSICS_STEPS * timestep_seconds)
         self._camera: Camera | None = None  # built at the first picture: all copies share one model
@@ -83,47 +83,33 @@ class HumanoidVectorEnv:
         if len(self._shares) > 1:
             self.send(actions)
             return self.receive()
-        actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
-        return self._gather([self._step_share(self._shares[0], actions)])
+        batch = self._begin(actions)
+        self._step_share(self._shares[0], batch)
+        return batch.outcome()
 
     def send(self, actions: NDArray[Any]) -> None:
         """Begin an agent step; threads take it while the caller goes on."""
         if self._under_way:
             raise RuntimeError("send() while an agent step is under way: call receive() first")
-        actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
-        self._under_way = [self._pool.submit(self._step_share, share, actions) for share in self._shares]
+        self._batch = self._begin(actions)
+        self._under_way = [self._pool.submit(self._step_share, share, self._batch) for share in self._shares]
 
     def receive(self) -> Step:
         """Wait for the step begun by `send`."""
         if not self._under_way:
             raise RuntimeError("receive() without a send() before it")
         under_way, self._under_way = self._under_way, []
-        return self._gather([part.result() for part in under_way])
+        for part in under_way:
+            part.result()
+        return self._batch.outcome()
 
-    def _step_share(self, share: range, actions: NDArray[Any]) -> list[_Result]:
-        return [self._copies[i].step(actions[i]) for i in share]
+    def _begin(self, actions: NDArray[Any]) -> _Batch:
+        actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
+        return _Batch(actions, self.observation_space.shape)
 
-    def _gather(self, parts: list[list[_Result]]) -> Step:
-        results: dict[int, _Result] = {}
-        for share, part in zip(self._shares, parts, strict=True):
-            results.update(zip(share, part, strict=True))
-        in_order = [results[i] for i in range(self.num_envs)]
-        reward, terminated, truncated, final, ended = zip(*in_order, strict=True)
-        final_observation = np.array(final, np.float32)
-        observation = final_observation.copy()
-        episodes = []
-        for i, end in enumerate(ended):
-            if end is not None:
-                observation[i] = end.first_observation
-                episodes.append(Episode(i, end.episode_return, end.agent_steps))
-        return Step(
-            observation,
-            np.array(reward),
-            np.array(terminated),
-            np.array(truncated),
-            final_observation,
-            tuple(episodes),
-        )
+    def _step_share(self, share: range, batch: _Batch) -> None:
+        for i in share:
+            self._copies[i].step(i, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Physics, generators and running episodes of all copies."""
@@ -158,22 +144,29 @@ class HumanoidVectorEnv:
         self._pool.shutdown()
 
 
-class _Ended(NamedTuple):
-    """The episode that ended in a step, and the first observation of the next."""
+class _Batch:
+    """An agent step of all copies in the making: each fills in its row, in whichever thread."""
 
-    episode_return: float
-    agent_steps: int
-    first_observation: NDArray[np.float64]
+    def __init__(self, actions: NDArray[Any], observation_shape: tuple[int, ...]) -> None:
+        n = len(actions)
+        self.actions = actions
+        self.reward = np.zeros(n)
+        self.terminated, self.truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        self.final_observation = np.empty((n, *observation_shape), np.float32)
+        # Episodes that ended, each with the first observation of the next.
+        self.ended: list[tuple[Episode, NDArray[np.float64]]] = []
 
-
-class _Result(NamedTuple):
-    """One copy's part of a `Step`."""
-
-    reward: float
-    terminated: bool
-    truncated: bool
-    observation: NDArray[np.float64]  # what the action led to
-    ended: _Ended | None
+    def outcome(self) -> Step:
+        """When every copy has taken its step."""
+        final = self.final_observation
+        if not self.ended:
+            return Step(final, self.reward, self.terminated, self.truncated, final)
+        observation = final.copy()
+        self.ended.sort(key=lambda end: end[0].env_index)
+        for episode, first_observation in self.ended:
+            observation[episode.env_index] = first_observation
+        episodes = tuple(episode for episode, _ in self.ended)
+        return Step(observation, self.reward, self.terminated, self.truncated, final, episodes)
 
 
 class _Copy:
@@ -192,10 +185,12 @@ class _Copy:
         self.episode_return = 0.0
         return self.simulation.reset(self.rng)
 
-    def step(self, action: NDArray[Any]) -> _Result:
+    def step(self, i: int, batch: _Batch) -> None:
+        """One agent step, into row `i` of `batch`."""
+        control = self.simulation.control(batch.actions[i])
         total, terminated, truncated = 0.0, False, False
         for _ in range(self.action_repeat):
-            reward, terminated, _ = self.simulation.step(action)
+            reward, terminated, _ = self.simulation.advance(control)
             total += reward
             self.env_steps += 1
             truncated = not terminated and self.env_steps >= self.max_episode_env_steps
@@ -203,11 +198,12 @@ class _Copy:
                 break
         self.agent_steps += 1
         self.episode_return += total
-        observation = self.simulation.observation()
-        ended = None
+        batch.reward[i] = total
+        self.simulation.observe(batch.final_observation[i])
         if terminated or truncated:
-            ended = _Ended(self.episode_return, self.agent_steps, self.begin_episode())
-        return _Result(total, terminated, truncated, observation, ended)
+            batch.terminated[i], batch.truncated[i] = terminated, truncated
+            episode = Episode(i, self.episode_return, self.agent_steps)
+            batch.ended.append((episode, self.begin_episode()))
 
     def state_dict(self) -> dict[str, Any]:
         return {
