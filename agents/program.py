@@ -152,6 +152,9 @@ class Compiled(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R]) -> None:
         self._plain = function
+        # Every injection adds a head, for which the losses are compiled anew. Beyond its limit (8) torch would
+        # go on without compiling, and a run that was interrupted and compiles again would end otherwise.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit
         self._call: Callable[P, R] = torch.compile(function, dynamic=False)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

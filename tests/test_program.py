@@ -1,11 +1,13 @@
 """An update as one program is the update as it is written, up to rounding."""
 
+import functools
 import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from fire_rl.agents import program
 from fire_rl.agents.dqn import DQN, DQNConfig
@@ -120,6 +122,17 @@ def test_where_compiling_fails_the_run_goes_on_without_it_and_says_so(
             learner.online.parameters(), agent.learners[name].online.parameters(), strict=True
         ):
             assert torch.equal(one, other)
+
+
+def test_all_variants_of_a_function_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the ninth, for which torch by default would go on without: each injection makes one more."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    compiled = program.Compiled(lambda x, heads: x * heads)
+    graphs = counters["stats"]["unique_graphs"]
+    variants = range(2, 12)
+    for heads in (*variants, *variants):
+        assert compiled(torch.ones(1), heads) == heads
+    assert counters["stats"]["unique_graphs"] - graphs == len(variants)
 
 
 def test_a_mistake_in_a_loss_is_not_taken_for_a_failure_of_the_compiler() -> None:
