@@ -152,8 +152,8 @@ class Compiled(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R]) -> None:
         self._plain = function
-        # Every injection adds a head, for which the losses are compiled anew. Beyond its limit (8) torch would
-        # go on without compiling, and a run that was interrupted and compiles again would end otherwise.
+        # Every injection adds a head, for which the losses are compiled anew. Beyond its limit (8) torch goes
+        # on without compiling, so that a run that is interrupted, and compiles again, would end otherwise.
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit
         self._call: Callable[P, R] = torch.compile(function, dynamic=False)
 

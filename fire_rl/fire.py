@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fire_rl import measures
+from fire_rl.batches import project_together
 from fire_rl.layout import Scale, WeightMatrices, computed_weights, unknown_weights, weight_matrices
-from fire_rl.orthogonal import SOLVERS, nearest_isometry
+from fire_rl.orthogonal import SOLVERS, check_solver
 
 Frozen = Literal["skip", "error", "project"]
 Select = Callable[[str, nn.Parameter], bool]
@@ -119,24 +120,19 @@ def fire_(
     """
     if frozen not in get_args(Frozen):
         raise ValueError(f"frozen {frozen!r} is none of {', '.join(get_args(Frozen))}")
+    check_solver(solver, steps)
     for name in computed_weights(module):
         raise ValueError(
             f"{name} is computed from other tensors (parametrisation, weight_norm, spectral_norm, pruning): "
             f"make it a plain parameter first, or call fire_ on the other submodules"
         )
     chosen, skipped = _choose(module, weight_matrices(module, scale=scale, splits=splits), select, frozen)
-    for weights in chosen:
-        if not weights.parameter.isfinite().all():
-            raise ValueError(f"{weights.name} contains NaN or infinity: it cannot be projected")
+    _check_finite(chosen)
     before = {weights.name: weights.parameter.clone() for weights in chosen}
 
     started = _now(chosen)
-    by_shape: dict[object, list[WeightMatrices]] = defaultdict(list)
-    for weights in chosen:
-        matrices = weights.matrices()
-        by_shape[(*matrices.shape[-2:], matrices.dtype, matrices.device)].append(weights)
-    for group in by_shape.values():
-        _project(group, solver, steps)
+    for group in _alike(chosen):
+        project_together(group, solver, steps)
     seconds = _now(chosen) - started
 
     report = compare_weights(before, module, scale=scale, splits=splits)
@@ -206,15 +202,21 @@ def _choose(
     return chosen, skipped
 
 
-def _project(group: list[WeightMatrices], solver: SOLVERS, steps: int | None) -> None:
-    """Project weights whose matrices have one shape in one batch, and write them back."""
-    views = [weights.matrices() for weights in group]
-    stacks = [view.reshape(-1, *view.shape[-2:]) for view in views]
-    # In float32 at least, so that low-precision weights are rounded once, after the scale.
-    batch = torch.cat(stacks).to(torch.promote_types(views[0].dtype, torch.float32))
-    isometries = torch.split(nearest_isometry(batch, solver, steps), [len(stack) for stack in stacks])
-    for weights, view, isometry in zip(group, views, isometries, strict=True):
-        view.copy_((weights.scale * isometry).view(view.shape))
+def _check_finite(chosen: list[WeightMatrices]) -> None:
+    """Raise ValueError naming a weight that is not finite; asks every device once."""
+    for group in _alike(chosen):
+        are_finite = torch.stack([weights.parameter.isfinite().all() for weights in group]).tolist()
+        for weights, is_finite in zip(group, are_finite, strict=True):
+            if not is_finite:
+                raise ValueError(f"{weights.name} contains NaN or infinity: it cannot be projected")
+
+
+def _alike(chosen: list[WeightMatrices]) -> list[list[WeightMatrices]]:
+    """Weights of one dtype on one device."""
+    groups: dict[object, list[WeightMatrices]] = defaultdict(list)
+    for weights in chosen:
+        groups[weights.parameter.dtype, weights.parameter.device].append(weights)
+    return list(groups.values())
 
 
 def _isometry(w: Tensor, scale: float) -> Isometry:

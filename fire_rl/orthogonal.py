@@ -54,24 +54,36 @@ def nearest_isometry(w: Tensor, solver: SOLVERS = "newton-schulz", steps: int | 
     Raises:
         ValueError: `w` is no floating-point matrix or not finite, or the solver or steps are unknown.
     """
-    if solver not in get_args(SOLVERS):
-        raise ValueError(f"solver {solver!r} is none of {', '.join(get_args(SOLVERS))}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    check_solver(solver, steps)
     if w.ndim < 2 or not w.is_floating_point():
         raise ValueError(f"expected floating-point matrices (..., m, n), not {w.dtype} {tuple(w.shape)}")
     if w.numel() == 0:
         return w.clone()
 
-    x = w.reshape(-1, *w.shape[-2:])
-    x = x.to(torch.float64 if solver == "exact" else torch.promote_types(w.dtype, torch.float32))
+    if not w.isfinite().all():
+        raise ValueError("the weights contain NaN or infinity: they have no nearest isometry")
+    return finite_isometries(w.reshape(-1, *w.shape[-2:]), solver, steps).reshape(w.shape).to(w.dtype)
+
+
+def check_solver(solver: str, steps: int | None) -> None:
+    """Raise ValueError for an unknown solver or an impossible number of steps."""
+    if solver not in get_args(SOLVERS):
+        raise ValueError(f"solver {solver!r} is none of {', '.join(get_args(SOLVERS))}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+
+
+def finite_isometries(w: Tensor, solver: SOLVERS, steps: int | None) -> Tensor:
+    """`nearest_isometry` of checked matrices (b, m, n), in the precision of the computation.
+
+    Nothing waits for a GPU, unless the solver is `exact`.
+    """
+    x = w.to(torch.float64 if solver == "exact" else torch.promote_types(w.dtype, torch.float32))
     is_wide = x.shape[-1] > x.shape[-2]
     if is_wide:
         x = x.mT
-    largest = x.abs().amax((-2, -1), keepdim=True)
-    if not largest.isfinite().all():
-        raise ValueError("the weights contain NaN or infinity: they have no nearest isometry")
-    x = _divide(x, largest)  # so that no square in a norm or a Gram matrix can under- or overflow
+    # So that no square in a norm or a Gram matrix can under- or overflow.
+    x = _divide(x, x.abs().amax((-2, -1), keepdim=True))
     with _full_precision(x.device):
         if solver == "newton-schulz":
             x = _newton_schulz(x, steps or DEFAULT_STEPS[solver])
@@ -79,7 +91,7 @@ def nearest_isometry(w: Tensor, solver: SOLVERS = "newton-schulz", steps: int | 
             x = _polar_express(x, steps or DEFAULT_STEPS[solver])
         else:
             x = _exact(x)
-    return (x.mT if is_wide else x).reshape(w.shape).to(w.dtype)
+    return x.mT if is_wide else x
 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:

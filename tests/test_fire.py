@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-import fire_rl.fire
+import fire_rl.batches
 from fire_rl.fire import ProjectionReport, compare_weights, fire_
 from fire_rl.layout import weight_matrices
-from fire_rl.orthogonal import nearest_isometry
+from fire_rl.orthogonal import finite_isometries, nearest_isometry
 
 Array = npt.NDArray[np.float64]
 
@@ -298,9 +298,9 @@ def test_one_call_per_shape(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def spy(w: Tensor, *options: Any) -> Tensor:
         batches.append(tuple(w.shape))
-        return nearest_isometry(w, *options)
+        return finite_isometries(w, *options)
 
-    monkeypatch.setattr(fire_rl.fire, "nearest_isometry", spy)
+    monkeypatch.setattr(fire_rl.batches, "finite_isometries", spy)
     conv, grouped = nn.Conv2d(8, 4, 3), nn.Conv1d(16, 8, 5, groups=2)
     fire_(nn.Sequential(nn.Linear(8, 4), conv, Ensemble(2, 8, 4), grouped, nn.Linear(4, 8)))
     assert sorted(batches) == [(1, 8, 4), (1 + 9 + 2 + 10, 4, 8)]
