@@ -1,10 +1,11 @@
 """Worker processes: any `VectorEnv` whose copies do not depend on each other, split over several processes.
 
-Observations travel through shared memory, everything else, which is small, through a pipe. Workers are
-started afresh ("spawn"), so they inherit neither torch's threads nor open files; they leave when their pipe
-closes, which also happens when the parent is killed. They ignore the signals that stop a run, because the
-parent wants their state when it stops. As for every use of `multiprocessing`, a script that starts workers
-needs the guard `if __name__ == "__main__":`.
+What every agent step exchanges lies in shared memory; an empty message through a pipe says that it is there.
+What is rare goes through the pipe itself: episodes that ended, states, errors. Workers are started afresh
+("spawn"), so they inherit neither torch's threads nor open files; they leave when their pipe closes, which
+also happens when the parent is killed. They ignore the signals that stop a run, because the parent wants
+their state when it stops. As for every use of `multiprocessing`, a script that starts workers needs the guard
+`if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 
-from fire_rl.envs.vector import Array, Step, VectorEnv, check_num_envs
+from fire_rl.envs.vector import Array, Episode, Step, VectorEnv, check_num_envs
 
 MakePart = Callable[[int], VectorEnv]
 """Builds a `VectorEnv` of so many copies; must be picklable. Its state must have a list `envs`, one entry per
@@ -61,22 +64,22 @@ class ProcessEnvs:
             self, _shut_down, (self._processes, self._pipes), exitpriority=10
         )
         context = multiprocessing.get_context("spawn")
-        frames = _SharedFrames(self.observation_space.shape, self.observation_space.dtype, num_envs)
+        shared = _Shared(self.observation_space, self.action_space, num_envs)
         for part in self._parts:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, make_part, part, frames), daemon=True)
+            process = context.Process(target=_work, args=(theirs, make_part, part, shared), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
             self._pipes.append(ours)
-        self._observation, self._final_observation = frames.views()
+        self._arrays = shared.arrays()
 
     def reset(self, seed: np.random.SeedSequence) -> Array:
         """Start every environment afresh. See `VectorEnv.reset`."""
         first = seed.n_children_spawned
         self._tell("reset", [_with_spawned(seed, first + part.start) for part in self._parts])
         self._answers()
-        return self._observation.copy()
+        return self._arrays.observation.copy()
 
     def step(self, actions: Array) -> Step:
         """Take one agent step in every environment. See `VectorEnv.step`."""
@@ -88,7 +91,12 @@ class ProcessEnvs:
         actions = np.asarray(actions)
         if len(actions) != self.num_envs:
             raise ValueError(f"there are {self.num_envs} environments but {len(actions)} actions")
-        self._tell("step", [actions[part] for part in self._parts])
+        ours = self._arrays.action
+        if (actions.shape, actions.dtype) == (ours.shape, ours.dtype):
+            ours[:] = actions
+            self._tell("step", None)
+        else:  # the environments say what is wrong with them, or take them
+            self._tell("step", [actions[part] for part in self._parts])
         self._started = True
 
     def receive(self) -> Step:
@@ -96,18 +104,20 @@ class ProcessEnvs:
         if not self._started:
             raise RuntimeError("receive() without a send() before it")
         self._started = False
-        answers = self._answers()
-        reward, terminated, truncated = (np.concatenate([answer[k] for answer in answers]) for k in range(3))
         episodes = tuple(
             episode._replace(env_index=episode.env_index + part.start)
-            for part, answer in zip(self._parts, answers, strict=True)
-            for episode in answer[3]
+            for part, ended in zip(self._parts, self._answers(), strict=True)
+            for episode in ended or ()
         )
-        observation = final_observation = self._observation.copy()
+        arrays = self._arrays
+        reward, terminated, truncated = (
+            array.copy() for array in (arrays.reward, arrays.terminated, arrays.truncated)
+        )
+        observation = final_observation = arrays.observation.copy()
         if episodes:
             final_observation = observation.copy()
             finished = terminated | truncated
-            final_observation[finished] = self._final_observation[finished]
+            final_observation[finished] = arrays.final_observation[finished]
         return Step(observation, reward, terminated, truncated, final_observation, episodes)
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,14 +142,18 @@ class ProcessEnvs:
         """Process ids of the workers."""
         return [process.pid or 0 for process in self._processes]
 
-    def _tell(self, command: str, arguments: list[Any]) -> None:
+    def _tell(self, command: str, arguments: list[Any] | None) -> None:
+        """Begin a command; without arguments it is a step with the actions in shared memory."""
         if not self._pipes:
             raise RuntimeError("these environments are closed")
         if self._started:
             raise RuntimeError(f"{command} while an agent step is under way: call receive() first")
-        for k, (pipe, argument) in enumerate(zip(self._pipes, arguments, strict=True)):
+        for k, pipe in enumerate(self._pipes):
             try:
-                pipe.send((command, argument))
+                if arguments is None:
+                    pipe.send_bytes(b"")
+                else:
+                    pipe.send((command, arguments[k]))
             except OSError:
                 raise self._death(k) from None
 
@@ -148,7 +162,7 @@ class ProcessEnvs:
         answers = []
         for k, pipe in enumerate(self._pipes):
             try:
-                answers.append(pipe.recv())
+                answers.append(_received(pipe))
             except (EOFError, OSError):
                 raise self._death(k) from None
         for answer in answers:
@@ -169,18 +183,49 @@ class ProcessEnvs:
         )
 
 
-class _SharedFrames:
-    """Observations of all environments in memory shared with the workers, freed with its last user."""
+class _Arrays(NamedTuple):
+    """What an agent step exchanges, of all environments or of a part: (n, ...) each."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, num_envs: int) -> None:
-        self._shape, self._dtype = (2, num_envs, *shape), np.dtype(dtype)
-        size = math.prod(self._shape) * self._dtype.itemsize
-        self._memory = multiprocessing.get_context("spawn").RawArray(ctypes.c_uint8, size)
+    action: Array
+    observation: Array
+    final_observation: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
 
-    def views(self) -> tuple[Array, Array]:
-        """`observation` and `final_observation`, (num_envs, *shape) each."""
-        both = np.frombuffer(memoryview(self._memory), self._dtype).reshape(self._shape)
-        return both[0], both[1]
+    def part(self, of: slice) -> _Arrays:
+        """Those of some environments."""
+        arrays: tuple[Array, ...] = self
+        return _Arrays(*[array[of] for array in arrays])
+
+
+class _Shared:
+    """`_Arrays` in memory shared with the workers, freed with its last user."""
+
+    def __init__(self, observations: gym.Space[Any], actions: gym.Space[Any], num_envs: int) -> None:
+        seen, done = (observations.shape, observations.dtype), (actions.shape, actions.dtype)
+        flag: tuple[Any, Any] = ((), np.bool_)
+        kinds = (done, seen, seen, ((), np.float64), flag, flag)
+        self._layout = [((num_envs, *shape), np.dtype(dtype)) for shape, dtype in kinds]
+        context = multiprocessing.get_context("spawn")
+        self._memory = [
+            context.RawArray(ctypes.c_uint8, math.prod(shape) * dtype.itemsize)
+            for shape, dtype in self._layout
+        ]
+
+    def arrays(self) -> _Arrays:
+        """The memory as seen from this process."""
+        views: list[Array] = [
+            np.frombuffer(memoryview(memory), dtype).reshape(shape)
+            for memory, (shape, dtype) in zip(self._memory, self._layout, strict=True)
+        ]
+        return _Arrays(*views)
+
+
+def _received(pipe: Connection) -> Any:
+    """What was sent; None for an empty message."""
+    message = pipe.recv_bytes()
+    return ForkingPickler.loads(message) if message else None
 
 
 def _with_spawned(seed: np.random.SeedSequence, count: int) -> np.random.SeedSequence:
@@ -190,27 +235,25 @@ def _with_spawned(seed: np.random.SeedSequence, count: int) -> np.random.SeedSeq
     )
 
 
-def _work(pipe: Connection, make_part: MakePart, part: slice, frames: _SharedFrames) -> None:
+def _work(pipe: Connection, make_part: MakePart, part: slice, shared: _Shared) -> None:
     """The life of a worker: answer commands until the pipe closes."""
     for name in ("SIGINT", "SIGTERM"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    observation, final_observation = (view[part] for view in frames.views())
+    arrays = shared.arrays().part(part)
     envs: VectorEnv | None = None
     while True:
         try:
-            command, argument = pipe.recv()
+            told: tuple[str, Any] = _received(pipe) or ("step", arrays.action)
         except (EOFError, OSError):
             return
         answer: Any = None
         try:
+            command, argument = told
             envs = envs or make_part(part.stop - part.start)
             if command == "reset":
-                observation[:] = envs.reset(argument)
+                arrays.observation[:] = envs.reset(argument)
             elif command == "step":
-                step = envs.step(argument)
-                observation[:] = step.observation
-                final_observation[step.finished] = step.final_observation[step.finished]
-                answer = (step.reward, step.terminated, step.truncated, step.episodes)
+                answer = _step(envs, argument, arrays) or None
             elif command == "state_dict":
                 answer = envs.state_dict()
             else:
@@ -219,9 +262,22 @@ def _work(pipe: Connection, make_part: MakePart, part: slice, frames: _SharedFra
             error.add_note(f"in a worker process:\n{traceback.format_exc()}")
             answer = error
         try:
-            pipe.send(answer)
+            if answer is None:
+                pipe.send_bytes(b"")
+            else:
+                pipe.send(answer)
         except OSError:
             return
+
+
+def _step(envs: VectorEnv, actions: Array, arrays: _Arrays) -> tuple[Episode, ...]:
+    """Take an agent step; returns the episodes that ended."""
+    step = envs.step(actions)
+    arrays.observation[:] = step.observation
+    arrays.reward[:], arrays.terminated[:], arrays.truncated[:] = step.reward, step.terminated, step.truncated
+    if step.episodes:
+        arrays.final_observation[step.finished] = step.final_observation[step.finished]
+    return step.episodes
 
 
 def _shut_down(processes: list[SpawnProcess], pipes: list[Connection]) -> None:
