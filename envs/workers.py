@@ -195,8 +195,7 @@ class _Arrays(NamedTuple):
 
     def part(self, of: slice) -> _Arrays:
         """Those of some environments."""
-        arrays: tuple[Array, ...] = self
-        return _Arrays(*[array[of] for array in arrays])
+        return _Arrays._make(array[of] for array in self)
 
 
 class _Shared:
@@ -204,8 +203,8 @@ class _Shared:
 
     def __init__(self, observations: gym.Space[Any], actions: gym.Space[Any], num_envs: int) -> None:
         seen, done = (observations.shape, observations.dtype), (actions.shape, actions.dtype)
-        flag: tuple[Any, Any] = ((), np.bool_)
-        kinds = (done, seen, seen, ((), np.float64), flag, flag)
+        number, flag = ((), np.float64), ((), np.bool_)
+        kinds: list[tuple[Any, Any]] = [done, seen, seen, number, flag, flag]
         self._layout = [((num_envs, *shape), np.dtype(dtype)) for shape, dtype in kinds]
         context = multiprocessing.get_context("spawn")
         self._memory = [
