@@ -203,12 +203,15 @@ def _choose(
 
 
 def _check_finite(chosen: list[WeightMatrices]) -> None:
-    """Raise ValueError naming a weight that is not finite; asks every device once."""
-    for group in _alike(chosen):
-        are_finite = torch.stack([weights.parameter.isfinite().all() for weights in group]).tolist()
-        for weights, is_finite in zip(group, are_finite, strict=True):
-            if not is_finite:
-                raise ValueError(f"{weights.name} contains NaN or infinity: it cannot be projected")
+    """Raise ValueError naming the first weight that is not finite; waits for every device once."""
+    on_device: dict[torch.device, list[Tensor]] = defaultdict(list)
+    for weights in chosen:
+        on_device[weights.parameter.device].append(weights.parameter.isfinite().all())
+    if all([torch.stack(are_finite).all() for are_finite in on_device.values()]):
+        return
+    for weights in chosen:
+        if not weights.parameter.isfinite().all():
+            raise ValueError(f"{weights.name} contains NaN or infinity: it cannot be projected")
 
 
 def _alike(chosen: list[WeightMatrices]) -> list[list[WeightMatrices]]:

@@ -285,6 +285,15 @@ def test_non_finite_weights_are_named_and_nothing_is_written(bad: float) -> None
     assert torch.equal(model[0].get_parameter("weight"), before)
 
 
+def test_of_weights_that_are_not_finite_the_first_is_named_whatever_their_dtypes() -> None:
+    layers = [nn.Linear(3, 3, dtype=dtype) for dtype in (torch.float32, torch.float64, torch.float32)]
+    with torch.no_grad():
+        for layer in layers[1:]:
+            layer.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"^1\.weight contains NaN or infinity"):
+        fire_(nn.Sequential(*layers))
+
+
 def test_bad_options() -> None:
     wrong: Any = "wrong"
     for options in ({"scale": wrong}, {"frozen": wrong}, {"solver": wrong}):
