@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fire_rl.layout import WeightMatrices
@@ -64,24 +63,21 @@ def _project(group: list[WeightMatrices], stacks: list[Tensor], solver: SOLVERS,
     Zeros around a matrix add singular values of zero, which odd polynomials leave at zero: padding changes
     nothing. For `exact`, which completes what is rank-deficient, there must be none.
     """
-    shapes = {stack.shape[1:] for stack in stacks}
-    padded = [stack if len(shapes) == 1 else _upright(stack) for stack in stacks]
-    rows, cols = (max(stack.shape[axis] for stack in padded) for axis in (1, 2))
+    are_alike = len({stack.shape[1:] for stack in stacks}) == 1
+    turned = [not are_alike and stack.shape[2] > stack.shape[1] for stack in stacks]
+    upright = [stack.mT if turn else stack for turn, stack in zip(turned, stacks, strict=True)]
+    rows, cols = (max(stack.shape[axis] for stack in upright) for axis in (1, 2))
+    lengths = [len(stack) for stack in stacks]
     # In float32 at least, so that low-precision weights are rounded once, after the scale.
-    batch = torch.cat([F.pad(s, (0, cols - s.shape[2], 0, rows - s.shape[1])) for s in padded])
-    batch = finite_isometries(batch.to(torch.promote_types(batch.dtype, torch.float32)), solver, steps)
-    batch = batch.to(torch.promote_types(stacks[0].dtype, torch.float32))
-    parts = torch.split(batch, [len(stack) for stack in stacks])
-    for weights, stack, upright, part in zip(group, stacks, padded, parts, strict=True):
-        isometry = part[:, : upright.shape[1], : upright.shape[2]]
-        if stack.shape != upright.shape:
-            isometry = isometry.mT
+    dtype = torch.promote_types(stacks[0].dtype, torch.float32)
+    batch = stacks[0].new_zeros(sum(lengths), rows, cols, dtype=dtype)
+    for part, stack in zip(torch.split(batch, lengths), upright, strict=True):
+        part[:, : stack.shape[1], : stack.shape[2]] = stack
+    parts = torch.split(finite_isometries(batch, solver, steps).to(dtype), lengths)
+    for weights, part, stack, turn in zip(group, parts, upright, turned, strict=True):
+        isometry = part[:, : stack.shape[1], : stack.shape[2]]
         view = weights.matrices()
-        view.copy_((weights.scale * isometry).reshape(view.shape))
-
-
-def _upright(stack: Tensor) -> Tensor:
-    return stack.mT if stack.shape[2] > stack.shape[1] else stack
+        torch.mul((isometry.mT if turn else isometry).reshape(view.shape), weights.scale, out=view)
 
 
 def _stack(weights: WeightMatrices) -> Tensor:

@@ -130,8 +130,8 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def _divide(x: Tensor, size: Tensor) -> Tensor:
-    """x / size, and zero where the size is zero."""
-    return x / torch.where(size > 0, size, 1)
+    """x / size, and zero where the size is zero: the smallest normal number divides zeros as well as any."""
+    return x / size.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 @contextmanager
