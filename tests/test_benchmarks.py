@@ -1,15 +1,19 @@
 """The table of all benchmarks, in sizes in which it says nothing about speed."""
 
 import math
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import suite
 from benchmarks.all import Effort, Row, parts
 from benchmarks.baselines import atari as baselines
 from benchmarks.timing import in_turns, median_ratio
 from fire_rl.agents.sac import SACConfig
+from fire_rl.launch.suite import load_suite
 
 TINY = Effort(
     rounds=1,
@@ -51,3 +55,37 @@ def test_contestants_take_turns() -> None:
     times = in_turns(contestants, rounds=3, device=torch.device("cpu"), warm_up=1)
     assert calls == ["a", "b"] * 4
     assert {name: len(of) for name, of in times.items()} == {"a": 3, "b": 3}
+
+
+def test_the_time_of_a_suite_is_projected(capsys: pytest.CaptureFixture[str]) -> None:
+    suite.main(["dev", "--stack=2", "--agent-steps=160", "--device=cpu", "--threads=1"])
+    output = capsys.readouterr().out
+    ms = {part: float(of) for part, of in re.findall(r"^\| (\w+) \| ([\d.]+) \|$", output, re.MULTILINE)}
+    assert tuple(ms) == suite.PARTS and ms["updates"] > 0
+    assert "control/CartPole-v1 x 2\n" in output
+    assert re.search(r"^dev: 88,000 agent steps in [\d.]+ h as projected", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["fire-humanoid", "fire-atari"])
+def test_the_short_run_has_the_constants_of_the_suite(name: str) -> None:
+    of_suite = load_suite(name).configs(Path("runs"))[0]
+    short = suite.shortened(of_suite, 400, 5, "cpu", 1)
+    assert (short.run.stack, short.agent.learning_starts, short.run.env) == (5, 100, of_suite.run.env)
+    before, after = vars(of_suite.agent), vars(short.agent)
+    assert {key for key in before if before[key] != after[key]} <= {"learning_starts", "epsilon_decay"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["nonsense"], "unknown suite 'nonsense'"),
+        (["dev", "--stack=0"], "--stack must be at least 1"),
+        (["dev", "--agent-steps=8"], "--agent-steps must be at least 160"),
+    ],
+)
+def test_a_wrong_projection_is_a_sentence(
+    wrong: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        suite.main(wrong)
+    assert sentence in capsys.readouterr().err
