@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fire_rl.agents.learner import Learner
 from fire_rl.agents.replay import Batch
+from fire_rl.agents.transfer import send, staged
 
 Compile = Literal["auto", "on", "off"]
 Precision = Literal["tf32", "float32"]
@@ -103,7 +104,7 @@ class Program:
     def decide(self, *seen: Tensor) -> Array:
         """What the policy makes of what `Agent.look` returned, on the host."""
         if not isinstance(self._decide, Captured):
-            seen = tuple(x.to(self._device) for x in seen)
+            seen = tuple(send(x, self._device) for x in seen)
         decided: Array = self._decide(*seen).cpu().numpy()
         return decided
 
@@ -191,7 +192,7 @@ class Captured:
             # that they have met, and that cannot be done during a capture.
             self._inputs = tuple(torch.empty(x.shape, dtype=x.dtype, device=self._device) for x in inputs)
         for held, new in zip(self._inputs, inputs, strict=True):
-            held.copy_(new)
+            held.copy_(staged(new, self._device), non_blocking=True)
         if self._graph is None and self._calls >= _WARM_UP and not self._capture():
             self._calls = -(2**62)  # it failed: no further attempt
         if self._graph is None:

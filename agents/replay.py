@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fire_rl.agents.transfer import send
+
 
 class Batch(NamedTuple):
     """A minibatch of B transitions, on the learner's device."""
@@ -84,6 +86,8 @@ class ReplayMemory:
         MemoryError: before anything is allocated, when neither the device nor the host has room.
     """
 
+    _begun: Tensor  # where in the storage the step is that was last begun
+
     def __init__(
         self,
         capacity: int,
@@ -132,8 +136,8 @@ class ReplayMemory:
 
         Both arguments have a leading axis n = `num_envs`. What came of it follows with `complete`.
         """
-        written = self._write(np.arange(self.num_envs), observation[self._newest], startable=True)
-        self.actions[written] = self._to_storage(action, self.layout.action_dtype)
+        self._begun = self._write(np.arange(self.num_envs), observation[self._newest], startable=True)
+        self.actions[self._begun] = self._to_storage(action, self.layout.action_dtype)
 
     def complete(
         self,
@@ -147,10 +151,8 @@ class ReplayMemory:
         All arguments have a leading axis n = `num_envs`; `final_observation` is the true successor, read only
         where an episode ended.
         """
-        begun = torch.from_numpy(self._flat(np.arange(self.num_envs), self.written - 1))
-        begun = begun.to(self.storage_device)
-        self.rewards[begun] = self._to_storage(reward, torch.float32)
-        self.terminated[begun] = self._to_storage(terminated, torch.bool)
+        self.rewards[self._begun] = self._to_storage(reward, torch.float32)
+        self.terminated[self._begun] = self._to_storage(terminated, torch.bool)
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
             self._write(ended, final_observation[self._newest][ended], startable=False)
@@ -164,7 +166,7 @@ class ReplayMemory:
     def _write(self, environments: NDArray[np.int64], frames: NDArray[Any], startable: bool) -> Tensor:
         """Fill the next slot of these environments; returns where that is in the storage."""
         slot = self.written[environments] % self.slots
-        index = torch.from_numpy(self._flat(environments, slot)).to(self.storage_device)
+        index = self._to_storage(self._flat(environments, slot), torch.int64)
         self.frames[index] = self._to_storage(frames, self.layout.frame_dtype)
         self.startable[environments, slot] = startable
         self.age[environments, slot] = self.next_age[environments]
@@ -195,7 +197,7 @@ class ReplayMemory:
 
     def fetch(self, places: Tensor) -> Batch:
         """The transitions at `places`, from `draw`: a function of these and of the storage alone."""
-        places = places.to(self.storage_device, non_blocking=True)
+        places = send(places, self.storage_device)
         frames = self._gather(self.frames, places.flatten())
         start = places[:, -2]  # of the newest frame of the observation
         action = self._gather(self.actions, start)
@@ -246,10 +248,10 @@ class ReplayMemory:
         return environment * self.slots + slot % self.slots
 
     def _gather(self, storage: Tensor, index: Tensor) -> Tensor:
-        return storage.index_select(0, index).to(self.device, non_blocking=True)
+        return send(storage.index_select(0, index), self.device)
 
     def _to_storage(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(dtype).to(self.storage_device)
+        return send(torch.from_numpy(np.ascontiguousarray(array)).to(dtype), self.storage_device)
 
     def state_dict(self) -> dict[str, Any]:
         """The slots in use as `Chunk`s, which read them when asked, and the bookkeeping."""

@@ -27,6 +27,7 @@ from fire_rl.agents.sac_update import (
 )
 from fire_rl.agents.simba import Body, MlpBody, SimbaBody, critic_ensemble, gaussian_actor, squashed_gaussian
 from fire_rl.agents.stacking import StackedTemperature, across, fetch, forward, stacked_normalizer
+from fire_rl.agents.transfer import send
 from fire_rl.method import ResetMethod
 
 _POSITIVE = (
@@ -193,7 +194,7 @@ class SAC(Agent):
         """Observation and noise; None in the random phase. The normaliser counts it either way."""
         observed = torch.from_numpy(observation)
         if self.agent_steps < self.config.learning_starts:
-            self.normalizer.update(observed.to(self.device))
+            self.normalizer.update(send(observed, self.device))
             return None
         noise = self.exploration_rng.standard_normal((self.num_envs, self.actions), dtype=np.float32)
         return observed, torch.from_numpy(noise)

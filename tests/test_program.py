@@ -83,6 +83,24 @@ def test_captured_steps_are_those_as_written_through_resets(
     assert_close(story(built(kind, "off", "cuda")), captured)
 
 
+@has_gpu
+@pytest.mark.parametrize("kind", ["dqn", "dqn-pixels", "sac"])
+def test_learning_does_not_wait_for_the_gpu(kind: str) -> None:
+    agent, seen, no = built(kind, "on", "cuda"), SEEN[kind], np.zeros(2, bool)
+    experience(agent, 18, np.random.default_rng(0))
+    action = agent.act(seen)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        agent.begin(seen, action)
+        updates = [agent.update() for _ in range(agent.updates_due())]
+        agent.observe(np.zeros(2), no, no, seen)
+        assert updates
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            float(updates[0]["q_mean"])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("kind", ["dqn", "dqn-pixels", "sac"])
 def test_all_of_a_step_is_in_the_operations_that_a_graph_repeats(
     kind: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
