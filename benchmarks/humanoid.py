@@ -136,6 +136,7 @@ def measure(
             starts, actions = draw_burst(scout, rng)
             env_steps += actions.shape[0] * copies * ACTION_REPEAT
             for name in rng.permutation(list(found)):
+                found[name].prepare(starts, actions)()  # warms caches and threads up after the others' turn
                 play = found[name].prepare(starts, actions)
                 begin = clock()
                 play()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -63,10 +64,8 @@ class HumanoidVectorEnv:
         self._copies = [
             _Copy(Simulation(spec, contacts), action_repeat, max_episode_env_steps) for _ in range(num_envs)
         ]
-        threads = min(threads, num_envs)
-        # Thread t steps the copies t, t + threads, ...
-        self._shares = [range(t, num_envs, threads) for t in range(threads)]
-        self._pool = ThreadPoolExecutor(threads)
+        self._threads = min(threads, num_envs)
+        self._pool = ThreadPoolExecutor(self._threads)
         self._under_way: list[Future[None]] = []
         timestep_seconds = float(self._copies[0].simulation.model.opt.timestep)
         self.render_fps = 1.0 / (action_repeat * PHYSICS_STEPS * timestep_seconds)
@@ -80,11 +79,11 @@ class HumanoidVectorEnv:
 
     def step(self, actions: NDArray[Any]) -> Step:
         """One agent step of every copy. `actions`: (num_envs, 19), finite; beyond ±1 they act like ±1."""
-        if len(self._shares) > 1:
+        if self._threads > 1:
             self.send(actions)
             return self.receive()
         batch = self._begin(actions)
-        self._step_share(self._shares[0], batch)
+        self._step_copies(iter(range(self.num_envs)), batch)
         return batch.outcome()
 
     def send(self, actions: NDArray[Any]) -> None:
@@ -92,7 +91,11 @@ class HumanoidVectorEnv:
         if self._under_way:
             raise RuntimeError("send() while an agent step is under way: call receive() first")
         self._batch = self._begin(actions)
-        self._under_way = [self._pool.submit(self._step_share, share, self._batch) for share in self._shares]
+        # A thread that is done takes the next copy: some robots have more contacts to solve than others.
+        waiting = iter(range(self.num_envs))
+        self._under_way = [
+            self._pool.submit(self._step_copies, waiting, self._batch) for _ in range(self._threads)
+        ]
 
     def receive(self) -> Step:
         """Wait for the step begun by `send`."""
@@ -107,8 +110,8 @@ class HumanoidVectorEnv:
         actions = checked_actions(actions, (self.num_envs, NUM_JOINTS))
         return _Batch(actions, self.observation_space.shape)
 
-    def _step_share(self, share: range, batch: _Batch) -> None:
-        for i in share:
+    def _step_copies(self, waiting: Iterator[int], batch: _Batch) -> None:
+        for i in waiting:
             self._copies[i].step(i, batch)
 
     def state_dict(self) -> dict[str, Any]:
