@@ -16,15 +16,16 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class Meter:
-    """Collects the scalars of every update and the returns of finished episodes."""
+    """Collects the scalars of every update, which stay on `device`, and the returns of finished episodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._scalars: dict[str, list[Tensor]] = {}
         self._returns: list[float] = []
         self._recent: deque[float] = deque(maxlen=100)
 
     def update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Keep the scalars of one update, as tensors on their device."""
+        """Keep the scalars of one update, tensors on the device."""
         for name, value in metrics.items():
             self._scalars.setdefault(name, []).append(value)
 
@@ -75,6 +76,6 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the open interval of `state`."""
-        self._scalars = {name: list(v) for name, v in state["scalars"].items()}
+        self._scalars = {name: list(v.to(self._device)) for name, v in state["scalars"].items()}
         self._returns = list(state["returns"])
         self._recent = deque(state["recent"], maxlen=100)

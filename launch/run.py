@@ -54,7 +54,7 @@ class Run:
         self.reset_rng = torch.Generator().manual_seed(int(self.seeds["reset"].generate_state(1)[0]))
         self.probe_rng = np.random.default_rng(self.seeds["probe"])
         self.evaluator = evaluator
-        self.meter = Meter()
+        self.meter = Meter(self.device)
         self.observation = self.env.reset(self.seeds["env"])
         self.todo: list[str] = ["start"]  # what is due at this moment and not done yet
         self.settled = self.clock  # when it was last decided what is due
