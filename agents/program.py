@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -89,15 +92,15 @@ class Program:
         device: torch.device,
         with_memory: bool,
     ) -> None:
-        self._functions, self._device = functions, device
+        self._device = device
         self._decide: Callable[..., Tensor] = functions.decide
-        self._update: Callable[..., Metrics] = self._read_and_learn
+        self._update: Callable[..., Metrics] = partial(_read_and_learn, functions)
         if _is_captured(mode, learners, device):
             self._decide = Captured(functions.decide, device)
             if with_memory:
-                self._update = _captured_update(self._read_and_learn, device)
+                self._update = _captured_update(self._update, device)
             else:
-                on_batch = _captured_update(self._learn_from, device)
+                on_batch = _captured_update(partial(_learn_from, functions), device)
                 self._update = lambda places, *noise: on_batch(*functions.read(places), *noise)
 
     @torch.no_grad()
@@ -112,12 +115,14 @@ class Program:
         """One update on the transitions at `places`; returns scalars on the device, without waiting."""
         return self._update(places, *noise)
 
-    def _read_and_learn(self, places: Tensor, *noise: Tensor) -> Metrics:
-        return self._functions.learn(self._functions.read(places), *noise)
 
-    def _learn_from(self, *batch_and_noise: Tensor) -> Metrics:
-        parts = len(Batch._fields)
-        return self._functions.learn(Batch(*batch_and_noise[:parts]), *batch_and_noise[parts:])
+def _read_and_learn(functions: Functions, places: Tensor, *noise: Tensor) -> Metrics:
+    return functions.learn(functions.read(places), *noise)
+
+
+def _learn_from(functions: Functions, *batch_and_noise: Tensor) -> Metrics:
+    parts = len(Batch._fields)
+    return functions.learn(Batch(*batch_and_noise[:parts]), *batch_and_noise[parts:])
 
 
 def _is_captured(mode: Compile, learners: Iterable[Learner], device: torch.device) -> bool:
@@ -202,24 +207,44 @@ class Captured:
         return self._result
 
     def _directly(self) -> Tensor:
-        self._stream.wait_stream(torch.cuda.current_stream())
+        callers = torch.cuda.current_stream(self._device)  # of this device, which need not be the current one
+        self._stream.wait_stream(callers)
         with torch.cuda.stream(self._stream):
             result = self._function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(self._stream)
+        callers.wait_stream(self._stream)
         return result
 
     def _capture(self) -> bool:
         """Record the graph, which computes nothing yet; says so where that fails, and returns whether."""
         graph = torch.cuda.CUDAGraph()
+        callers = torch.cuda.current_stream(self._device)
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with (
+                _no_garbage_collection(),
+                torch.cuda.device(self._device),
+                torch.cuda.graph(graph, stream=self._stream),
+            ):
                 self._result = self._function(*self._inputs)
         except Exception as error:  # whatever refuses to be captured
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
+            torch.cuda.set_stream(callers)  # a capture that is cut short stays on its own
             notice(f"the CUDA graph failed ({_first_line(error)}): going on without")
             return False
         self._graph = graph
         return True
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What is garbage goes before; a graph or a block of memory that is freed in a capture would end it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def is_adam(optimizer: torch.optim.Optimizer) -> bool:
