@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from benchmarks.baselines.dqn import PlainDQN
 from benchmarks.timing import cpu_seconds, machine, median_ratio, now
 from fire_rl.agents.dqn import DQN, DQNConfig
+from fire_rl.agents.program import Precision, set_precision
 from fire_rl.envs import make_env
 
 NUM_ENVS = 4
@@ -191,8 +192,10 @@ def main() -> None:
     parser.add_argument("--agent-steps", type=int, default=100, help="of a block")
     parser.add_argument("--fill", type=int, default=10_000, help="random agent steps before")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="on a GPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    set_precision(options.precision)
     device = torch.device(options.device)
     config = DQNConfig(
         learning_starts=options.fill,

@@ -14,15 +14,16 @@ import argparse
 import copy
 import statistics
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines.sac import PlainSAC
-from benchmarks.timing import in_turns, machine, median_ratio, now
+from benchmarks.timing import GRAPH_WARM_UP, in_turns, machine, median_ratio, now
 from fire_rl import fire_
-from fire_rl.agents.program import Compile
+from fire_rl.agents.program import Compile, Precision, set_precision
 from fire_rl.agents.sac import SAC, SACConfig
 from fire_rl.agents.simba import EnsembleLinear
 from fire_rl.envs import make_env
@@ -98,7 +99,7 @@ def contest(
     }
     if compile:
         contestants["compiled"] = trained_a_little(name, config, device, "on")[0].update
-    return in_turns(contestants, rounds, device), agent, ms
+    return in_turns(contestants, rounds, device, GRAPH_WARM_UP), agent, ms
 
 
 def fire_in_updates(agent: SAC, rounds: int, device: torch.device) -> list[float]:
@@ -124,8 +125,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--env", default="humanoid/h1-walk")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="on a GPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    set_precision(options.precision)
     for device in [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available():
         times, agent, ms = contest(options.env, options.rounds, device, options.compile)
         work = gflop(products(agent))

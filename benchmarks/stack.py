@@ -15,20 +15,19 @@ import gc
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmarks.timing import machine, now
+from benchmarks.timing import GRAPH_WARM_UP, machine, now
 from fire_rl.agents import AGENTS
-from fire_rl.agents.program import Compile
+from fire_rl.agents.program import Compile, Precision, set_precision
 from fire_rl.agents.stack import Stack
 from fire_rl.launch.config import default_config
 
 WAYS: dict[str, Compile] = {"in turn": "off", "one program": "on"}
-WARM_UP = 5  # updates: more than come before a CUDA graph
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,10 @@ def agents(kind: str, members: int, mode: Compile, device: torch.device) -> list
 def milliseconds(update: Callable[[], object], rounds: int, device: torch.device) -> list[float]:
     """Of one update of all members, in every round."""
     times = []
-    for repetition in range(rounds + WARM_UP):
+    for repetition in range(rounds + GRAPH_WARM_UP):
         start = now(device)
         update()
-        if repetition >= WARM_UP:
+        if repetition >= GRAPH_WARM_UP:
             times.append(1e3 * (now(device) - start))
     return times
 
@@ -97,8 +96,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="on a GPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    set_precision(options.precision)
     device = torch.device(options.device)
     print(f"{machine(device)}; median of {options.rounds}\n")
     print("| agent | members | | ms per update of all | updates/s | times one alone | GPU memory, GB |")

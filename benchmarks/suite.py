@@ -138,6 +138,8 @@ def main(words: Sequence[str] | None = None) -> None:
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
     gpu = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the replay memories of `parts` go where there is room
     set_precision(config.run.precision)
     ms, in_background = parts(config)
     print("| part | ms per step of all |\n|---|---|")

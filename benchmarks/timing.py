@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 CPU = torch.device("cpu")
+GRAPH_WARM_UP = 5  # updates: more than come before a CUDA graph
 
 
 def now(device: torch.device = CPU) -> float:
