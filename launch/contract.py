@@ -300,7 +300,11 @@ def _streams(agent: Any) -> dict[str, str]:
 
 def _memory(agent: Any) -> list[Any]:
     return [
-        (chunk.place, chunk.writes, {name: array.numpy().tobytes() for name, array in chunk.read().items()})
+        (
+            chunk.place,
+            chunk.writes,
+            {name: array.cpu().numpy().tobytes() for name, array in chunk.read().items()},
+        )
         for chunk in agent.memory.state_dict()["chunks"]
     ]
 

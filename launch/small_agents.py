@@ -13,7 +13,7 @@ from fire_rl.agents import AGENTS
 from fire_rl.launch.config import default_config
 from fire_rl.method import ResetMethod
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cpu")  # of all agents made here
 SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
     "dqn": (gym.spaces.Box(-np.inf, np.inf, (5,), np.float32), gym.spaces.Discrete(3)),
     "dqn-pixels": (gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), gym.spaces.Discrete(3)),
@@ -43,7 +43,7 @@ def make_agent(kind: str, seed: int = 0, method: ResetMethod | None = None) -> A
     name = kind.split("-")[0]
     config = replace(default_config(name, "control/CartPole-v1", "none").agent, **SMALL[name])
     spaces, parent = Environments(*SPACES[kind]), np.random.SeedSequence(seed)
-    return AGENTS[name].make(spaces, config, parent, CPU, *([] if method is None else [method]))
+    return AGENTS[name].make(spaces, config, parent, DEVICE, *([] if method is None else [method]))
 
 
 def experience(agent: Any, steps: int, rng: np.random.Generator, learn: bool = True) -> None:

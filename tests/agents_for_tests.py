@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from fire_rl.launch.config import default_config
-from fire_rl.launch.small_agents import CPU, SMALL, SPACES, Environments, experience, make_agent
+from fire_rl.launch.small_agents import SMALL, SPACES, Environments, experience, make_agent
 from fire_rl.method import ResetMethod, make_method
+
+CPU = torch.device("cpu")
 
 __all__ = ["CPU", "SMALL", "SPACES", "Environments", "experience", "make_agent", "quick_method"]
 

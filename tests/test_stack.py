@@ -11,6 +11,7 @@ import torch
 
 from fire_rl.agents import program, stacking
 from fire_rl.agents.stack import Stack
+from fire_rl.launch import small_agents
 from fire_rl.launch.config import default_method
 from fire_rl.launch.small_agents import make_agent
 from fire_rl.method import ResetMethod
@@ -129,6 +130,16 @@ def test_all_of_a_stacks_step_is_in_the_operations_that_a_graph_repeats(
     monkeypatch.setattr(program, "has_graphs", lambda device: False)
     for one, other in zip(story(kind, "fire", SEEDS, "on", 6), captured, strict=True):
         assert_close(one, other, 0.0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_each_is_what_it_is_alone_up_to_rounding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_agents, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    together = story(kind, "fire", SEEDS, "on", 6)
+    for seed, agent in zip(SEEDS, together, strict=True):
+        assert_close(story(kind, "fire", [seed], "off", 6)[0], agent, 5e-5)
 
 
 @pytest.mark.parametrize("kind", ["dqn", "sac"])
