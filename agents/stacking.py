@@ -79,7 +79,7 @@ class StackedWeights:
         # A loss depends on its member's weights only: the gradient of the sum is the gradients side by side.
         gradients = torch.autograd.grad(losses.sum(), list(trained.values()), allow_unused=True)
         for (name, tensor), gradient in zip(trained.items(), gradients, strict=True):
-            if gradient is not None and gradient.stride() != tensor.stride():
+            if gradient is not None and gradient.stride()[1:] != tensor.stride()[1:]:
                 gradient = torch.empty_like(tensor).copy_(gradient)
             of_members = [None] * len(tensor) if gradient is None else gradient.unbind()
             for member, own in zip(self._members, of_members, strict=True):
@@ -185,7 +185,9 @@ def steps_of(optimizers: Sequence[torch.optim.Optimizer]) -> Callable[[], object
 @torch.no_grad()
 def _join(tensors: Sequence[Tensor]) -> Tensor:
     first = tensors[0]
-    shape, strides = (len(tensors), *first.shape), (first.numel(), *first.stride())
+    # At multiples of 16 bytes, as if each had been allocated alone: compiled code may count on that.
+    apart = -(-first.numel() // 4) * 4
+    shape, strides = (len(tensors), *first.shape), (apart, *first.stride())
     joined = torch.empty_strided(shape, strides, dtype=first.dtype, device=first.device)
     for place, tensor in zip(joined, tensors, strict=True):
         place.copy_(tensor)

@@ -142,6 +142,14 @@ def test_on_a_gpu_each_is_what_it_is_alone_up_to_rounding(kind: str, monkeypatch
         assert_close(story(kind, "fire", [seed], "off", 6)[0], agent, 5e-5)
 
 
+@pytest.mark.usefixtures("batched_only")
+@pytest.mark.parametrize("kind", KINDS)
+def test_stacked_weights_are_aligned_as_if_each_were_alone(kind: str) -> None:
+    for agent in story(kind, "none", SEEDS, "on", 6):
+        for learner in agent.learners.values():
+            assert all(parameter.data_ptr() % 16 == 0 for parameter in learner.parameters)
+
+
 @pytest.mark.parametrize("kind", ["dqn", "sac"])
 def test_an_agent_may_leave_a_stack_and_go_on_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its weights have moved since it was alone before: what was captured then must be captured anew."""
