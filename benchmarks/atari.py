@@ -5,7 +5,7 @@
 All contestants stay open and take turns in short bursts, so that whatever else the machine does hits them
 alike; medians over the bursts. CPU time, per agent step of one environment, counts this process and all below
 it, and is the figure to trust on a busy machine; "in caller" is this process's share. Actions are random and
-drawn beforehand.
+drawn beforehand. A second table says where the time of our agent step goes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import statistics
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import numpy as np
 
@@ -25,6 +27,7 @@ from benchmarks.baselines import atari as baselines
 from benchmarks.timing import CPU, cpu_seconds, machine, median_ratio
 from fire_rl.envs import atari
 from fire_rl.envs.atari import PROTOCOLS, AtariGame, rom_name
+from fire_rl.envs.atari_game import SIZE
 from fire_rl.envs.vector import VectorEnv
 
 FRAMES_PER_AGENT_STEP = 4
@@ -120,8 +123,40 @@ def row(contestant: Contestant, reference: Contestant) -> str:
     return f"{speed:,.0f} | {frames:,.0f} | {wall_ratio:.1f}x | {cpu:.2f} | {cpu_ratio:.1f}x | {caller:.2f}"
 
 
+def parts(game: str, steps: int = 2000) -> dict[str, float]:
+    """Microseconds of an agent step of ours in one process, whole and by what it calls: medians.
+
+    Emulation is four frames, grey the two screens that are looked at, resize what is observed of them.
+    """
+    whole, played = (AtariGame(rom_name(game), PROTOCOLS["fire-paper"]) for _ in range(2))
+    for each in (whole, played):
+        each.reset(np.random.SeedSequence(0))
+    actions = np.random.default_rng(0).integers(whole.num_actions, size=steps).tolist()
+    ale, screen = played._ale, np.zeros(played._ale.getScreenDims(), np.uint8)
+    times: dict[str, list[float]] = {"whole": [], "emulation": [], "grey": [], "resize": []}
+    for action in actions:
+        marks = [time.perf_counter()]
+        ended = any(whole.step(action)[1:])
+        marks.append(time.perf_counter())
+        for _ in range(FRAMES_PER_AGENT_STEP):
+            ale.act(played._actions[action])
+        marks.append(time.perf_counter())
+        for _ in range(2):
+            ale.getScreenGrayscale(screen)
+        marks.append(time.perf_counter())
+        cv2.resize(screen, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        marks.append(time.perf_counter())
+        for part, (start, end) in zip(times, pairwise(marks), strict=True):
+            times[part].append(1e6 * (end - start))
+        if ended:
+            whole.start_episode()
+        if ale.game_over():
+            ale.reset_game()
+    return {part: statistics.median(of) for part, of in times.items()}
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description="Speed of the Atari environments.")
     parser.add_argument("--games", nargs="+", default=["Asterix", "BeamRider", "DemonAttack"])
     parser.add_argument("--num-envs", type=int, default=4)
@@ -134,6 +169,9 @@ def main() -> None:
         found = measure(game, args.num_envs, args.rounds, args.seconds)
         for name, contestant in found.items():
             print(f"| {game} x {args.num_envs} | {name} | {row(contestant, found[REFERENCE])} |", flush=True)
+    print("\n| game | agent step, µs | emulation | grey | resize |\n|---|---|---|---|---|")
+    for game in args.games:
+        print(f"| {game} | {' | '.join(f'{us:.0f}' for us in parts(game).values())} |")
     print(f"\n{machine(CPU, 'ale-py', 'gymnasium')}")
 
 

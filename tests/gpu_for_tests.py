@@ -119,7 +119,8 @@ class PretendGpu(TorchFunctionMode):
             return all(isinstance(x, OnGpu) for x in args)
         device = kwargs.get("device")
         if device is not None and torch.device(device).type == "cuda":
-            return OnGpu(func(*args, **{**kwargs, "device": CPU}))
+            made = func(*args, **{**kwargs, "device": CPU})
+            return OnGpu(made.detach()).requires_grad_(made.requires_grad)
         return func(*args, **kwargs)
 
 
