@@ -23,7 +23,7 @@ from tests.test_stack import KINDS, SEEDS, assert_close, story
 from tests.test_stacked_runs import CARTPOLE, stacked
 
 PIXELS = {**RUNS["dqn-ale"], "method": "fire"}
-HUMANOID = {**RUNS["sac-h1"], "method": "fire", "measure_every": 30}
+HUMANOID = {**RUNS["sac-h1"], "method": "fire", "measure_every": 60}
 
 
 @pytest.fixture(autouse=True)
