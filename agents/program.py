@@ -26,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT = "FIRE_RL_COMPILE"  # environment variable: what `auto` means, for whole test suites and clusters
-_WARM_UP = 3  # calls before a capture, in which libraries choose and allocate what a graph cannot
+CALLS_BEFORE_CAPTURE = 3  # in which libraries choose and allocate what a graph cannot
 
 
 class Functions(NamedTuple):
@@ -198,7 +198,7 @@ class Captured:
             self._inputs = tuple(torch.empty(x.shape, dtype=x.dtype, device=self._device) for x in inputs)
         for held, new in zip(self._inputs, inputs, strict=True):
             held.copy_(staged(new, self._device), non_blocking=True)
-        if self._graph is None and self._calls >= _WARM_UP and not self._capture():
+        if self._graph is None and self._calls >= CALLS_BEFORE_CAPTURE and not self._capture():
             self._calls = -(2**62)  # it failed: no further attempt
         if self._graph is None:
             self._calls += 1

@@ -24,16 +24,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
 from benchmarks import atari, checkpoint, dqn, humanoid, projection, sac, stack
+from benchmarks.options import add_precision, positive
 from benchmarks.timing import CPU, in_turns, machine, median_ratio
 from fire_rl.agents.dqn import DQNConfig
-from fire_rl.agents.program import Precision, set_precision
+from fire_rl.agents.program import set_precision
 from fire_rl.agents.sac import SACConfig
 from fire_rl.envs.humanoid import TASK_SETS
 
@@ -192,9 +192,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="on a GPU, of all")
-    parser.add_argument("--members", type=int, nargs="+", default=Effort.members, help="of stacks, on a GPU")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    add_precision(parser)
+    parser.add_argument(
+        "--members", type=positive, nargs="+", default=Effort.members, help="of stacks, on a GPU"
+    )
     parser.add_argument("--gpu-only", action="store_true", help="leave out the rows on a CPU")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller memories")
     options = parser.parse_args()

@@ -24,9 +24,10 @@ import gymnasium as gym
 import numpy as np
 
 from benchmarks.baselines import atari as baselines
+from benchmarks.options import known_game, positive
 from benchmarks.timing import CPU, cpu_seconds, machine, median_ratio
 from fire_rl.envs import atari
-from fire_rl.envs.atari import PROTOCOLS, AtariGame, rom_name
+from fire_rl.envs.atari import GAME_SETS, PROTOCOLS, AtariGame, rom_name
 from fire_rl.envs.atari_game import SIZE
 from fire_rl.envs.vector import VectorEnv
 
@@ -158,11 +159,13 @@ def parts(game: str, steps: int = 2000) -> dict[str, float]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Speed of the Atari environments.")
-    parser.add_argument("--games", nargs="+", default=["Asterix", "BeamRider", "DemonAttack"])
-    parser.add_argument("--num-envs", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=8, help="bursts of each contestant")
+    parser.add_argument("--games", type=known_game, nargs="+", default=GAME_SETS["fire"])
+    parser.add_argument("--num-envs", type=positive, default=4)
+    parser.add_argument("--rounds", type=positive, default=8, help="bursts of each contestant")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a burst")
     args = parser.parse_args()
+    if args.seconds <= 0:
+        parser.error("--seconds must be more than 0")
     print("| game | environment | agent steps/s | frames/s | speed | CPU ms/step | less CPU | in caller |")
     print("|---|---|---|---|---|---|---|---|")
     for game in args.games:

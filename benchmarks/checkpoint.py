@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from benchmarks.options import positive
 from benchmarks.timing import CPU, machine, median_ratio
 from fire_rl.agents.replay import Layout, ReplayMemory
 from fire_rl.envs import make_env
@@ -135,8 +136,8 @@ def measure(frames: int, rounds: int, folder: Path, played: int = 10_000) -> Cos
 def main() -> None:
     """Parse the flags, measure in a temporary folder, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--frames", type=int, default=1_000_000, help="slots of the replay memory")
-    parser.add_argument("--rounds", type=int, default=3, help="how often 1 %% of new frames are saved")
+    parser.add_argument("--frames", type=positive, default=1_000_000, help="slots of the replay memory")
+    parser.add_argument("--rounds", type=positive, default=3, help="how often 1 %% of new frames are saved")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where to write; default: a temporary folder"
     )

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -30,9 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines.dqn import PlainDQN
+from benchmarks.options import add_precision, known_game, positive, usable_device
 from benchmarks.timing import cpu_seconds, machine, median_ratio, now
 from fire_rl.agents.dqn import DQN, DQNConfig
-from fire_rl.agents.program import Precision, set_precision
+from fire_rl.agents.program import set_precision
 from fire_rl.envs import make_env
 
 NUM_ENVS = 4
@@ -184,19 +185,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--game", default="Asterix")
+    parser.add_argument("--game", type=known_game, default="Asterix")
     parser.add_argument("--replay-ratio", type=float, default=1.0, help="a multiple of 1/4")
-    parser.add_argument("--workers", type=int, default=0, help="processes of our environments")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--agent-steps", type=int, default=100, help="of a block")
-    parser.add_argument("--fill", type=int, default=10_000, help="random agent steps before")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="on a GPU")
+    parser.add_argument("--workers", type=int, choices=range(NUM_ENVS + 1), default=0, help="of ours")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=positive, default=10)
+    parser.add_argument("--agent-steps", type=positive, default=100, help="of a block")
+    parser.add_argument("--fill", type=positive, default=10_000, help="random agent steps before")
+    parser.add_argument("--device", type=usable_device, default="auto")
+    add_precision(parser)
     options = parser.parse_args()
+    if options.replay_ratio <= 0 or options.replay_ratio * NUM_ENVS % 1:
+        parser.error(f"--replay-ratio must be a multiple of 1/{NUM_ENVS}, not {options.replay_ratio:g}")
     torch.set_num_threads(options.threads)
     set_precision(options.precision)
-    device = torch.device(options.device)
+    device = options.device
     config = DQNConfig(
         learning_starts=options.fill,
         epsilon_decay=1,

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.options import positive
+
 METHODS = ("none", "fire", "shrink-perturb", "full-reset", "plasticity-injection")
 SUITE = """
 agent = {{ name = "sac", actor_width = 32, critic_width = 64, critic_blocks = 1, learning_starts = {starts} }}
@@ -63,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--agent-steps", type=int, default=1_000)
+    parser.add_argument("--agent-steps", type=positive, default=1_000)
     parser.add_argument("--envs", nargs="+", default=["humanoid/h1-walk"])
     options = parser.parse_args()
     forked, whole = measure(options.agent_steps, options.envs)

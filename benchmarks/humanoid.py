@@ -24,6 +24,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.options import positive
 from benchmarks.timing import CPU, machine, median_ratio
 from fire_rl.envs import humanoid
 from fire_rl.envs.humanoid import TASK_SETS, TASKS, HumanoidEnv, HumanoidVectorEnv
@@ -182,11 +183,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=TASK_SETS["fire"], choices=list(TASKS), metavar="TASK")
     parser.add_argument("--contacts", default="published", choices=["published", "current"])
-    parser.add_argument("--num-envs", type=int, default=8, help="copies in the second comparison")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="1 is always among them")
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--bursts", type=int, default=20, help="per round")
+    parser.add_argument("--num-envs", type=positive, default=8, help="copies in the second comparison")
+    parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="1 is always among them")
+    parser.add_argument("--workers", type=positive, nargs="*", default=[1, 2])
+    parser.add_argument("--rounds", type=positive, default=15)
+    parser.add_argument("--bursts", type=positive, default=20, help="per round")
     args = parser.parse_args()
     n, threads = args.num_envs, sorted({1, *args.threads})
     print("| task | | env steps/s | of bare |\n|---|---|---|---|")

@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from benchmarks.options import positive, usable_device
 from benchmarks.timing import machine, now
 from fire_rl.agents import AGENTS, DQNConfig, SACConfig
 from fire_rl.agents.learner import NO_METHOD
@@ -100,13 +101,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     continuous = [name for name in method_names() if not method_class(name).acts_only_at_events]
     parser.add_argument("--methods", nargs="*", default=continuous, choices=continuous)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--updates", type=int, default=5, help="updates per turn")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--updates", type=positive, default=5, help="updates per turn")
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--device", type=usable_device, default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = options.device
     print("| method | DQN | SAC |")
     print("|---|---|---|")
     plain: dict[str, list[float]] = {"dqn": [], "sac": []}

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.baselines.projection import fire_by_loop
+from benchmarks.options import positive
 from benchmarks.timing import machine, now
 from fire_rl import fire_
 
@@ -100,8 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repetitions", type=positive, default=15)
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.backends.cuda.matmul.allow_tf32 = False  # for the loop; fire_ sees to it itself

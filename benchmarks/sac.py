@@ -14,16 +14,16 @@ import argparse
 import copy
 import statistics
 from collections.abc import Callable
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines.sac import PlainSAC
+from benchmarks.options import add_precision, known_env, positive
 from benchmarks.timing import GRAPH_WARM_UP, in_turns, machine, median_ratio, now
 from fire_rl import fire_
-from fire_rl.agents.program import Compile, Precision, set_precision
+from fire_rl.agents.program import Compile, set_precision
 from fire_rl.agents.sac import SAC, SACConfig
 from fire_rl.agents.simba import EnsembleLinear
 from fire_rl.envs import make_env
@@ -121,11 +121,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--env", default="humanoid/h1-walk")
+    parser.add_argument("--rounds", type=positive, default=20)
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--env", type=known_env, default="humanoid/h1-walk")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="on a GPU")
+    add_precision(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     set_precision(options.precision)

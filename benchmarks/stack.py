@@ -13,17 +13,17 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmarks.timing import GRAPH_WARM_UP, machine, now
+from benchmarks.options import add_precision, positive, usable_device
+from benchmarks.timing import GRAPH_WARM_UP, in_turns, machine
 from fire_rl.agents import AGENTS
-from fire_rl.agents.program import Compile, Precision, set_precision
+from fire_rl.agents.program import Compile, set_precision
 from fire_rl.agents.stack import Stack
 from fire_rl.launch.config import default_config
 
@@ -76,31 +76,20 @@ def agents(kind: str, members: int, mode: Compile, device: torch.device) -> list
     return made
 
 
-def milliseconds(update: Callable[[], object], rounds: int, device: torch.device) -> list[float]:
-    """Of one update of all members, in every round."""
-    times = []
-    for repetition in range(rounds + GRAPH_WARM_UP):
-        start = now(device)
-        update()
-        if repetition >= GRAPH_WARM_UP:
-            times.append(1e3 * (now(device) - start))
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--agents", nargs="+", choices=list(KINDS), default=["sac", "dqn"])
-    parser.add_argument("--members", nargs="+", type=int, default=[1, 5])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="on a GPU")
+    parser.add_argument("--members", nargs="+", type=positive, default=[1, 5])
+    parser.add_argument("--rounds", type=positive, default=10)
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--device", type=usable_device, default="auto")
+    add_precision(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     set_precision(options.precision)
-    device = torch.device(options.device)
+    device = options.device
     print(f"{machine(device)}; median of {options.rounds}\n")
     print("| agent | members | | ms per update of all | updates/s | times one alone | GPU memory, GB |")
     print("|---|---|---|---|---|---|---|")
@@ -124,7 +113,7 @@ def measure(kind: str, members: int, mode: Compile, rounds: int, device: torch.d
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     stack = Stack(agents(kind, members, mode, device), mode)
-    times = milliseconds(stack.update, rounds, device)
+    times = in_turns({"update": stack.update}, rounds, device, GRAPH_WARM_UP)["update"]
     gpu = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
     del stack
     gc.collect()

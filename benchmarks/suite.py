@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `fire-rl` does, before
 
 import torch
 
+from benchmarks.options import positive
 from benchmarks.timing import machine, now
 from fire_rl.agents.program import set_precision
 from fire_rl.agents.stack import Stack
@@ -121,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--stack", type=int, default=1)
     parser.add_argument("--agent-steps", type=int, default=4_000)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     options = parser.parse_args(words)
     if options.agent_steps < FEWEST:
         parser.error(f"--agent-steps must be at least {FEWEST}: the last half of them is timed")

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
+from fire_rl.agents.program import CALLS_BEFORE_CAPTURE
+
 CPU = torch.device("cpu")
-GRAPH_WARM_UP = 5  # updates: more than come before a CUDA graph
+GRAPH_WARM_UP = CALLS_BEFORE_CAPTURE + 2  # updates: the capture and a replay are over, too
 
 
 def now(device: torch.device = CPU) -> float:

@@ -241,19 +241,23 @@ class RunConfig:
         return Schedule(total, at, every, run.reset_from, run.reset_until, unit)
 
     def torch_device(self) -> torch.device:
-        """The device; `auto` is the first GPU, if any. Raises ValueError for a device that is not there."""
-        name = self.run.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(name)
-        except RuntimeError as error:
-            raise ValueError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"--device {name}: no GPU is usable here; give cpu or auto")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs")
-        return device
+        """See `find_device`."""
+        return find_device(self.run.device)
+
+
+def find_device(name: str) -> torch.device:
+    """The device; `auto` is the first GPU, if any. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: no GPU is usable here; give cpu or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs")
+    return device
 
 
 def default_config(agent: str, env: str, method: str, preset: str = "paper") -> RunConfig:

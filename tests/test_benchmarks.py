@@ -2,13 +2,15 @@
 
 import math
 import re
+import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import suite
+from benchmarks import atari, dqn, humanoid, sac, stack, suite
 from benchmarks.all import Effort, Row, parts
 from benchmarks.baselines import atari as baselines
 from benchmarks.timing import in_turns, median_ratio
@@ -89,3 +91,28 @@ def test_a_wrong_projection_is_a_sentence(
     with pytest.raises(SystemExit, match="2"):
         suite.main(wrong)
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "words", "said"),
+    [
+        (atari, ["--games", "Astrix"], "unknown Atari game 'Astrix': did you mean Asterix"),
+        (atari, ["--seconds", "0"], "--seconds must be more than 0"),
+        (dqn, ["--replay-ratio", "0.3"], "--replay-ratio must be a multiple of 1/4, not 0.3"),
+        (humanoid, ["--rounds", "0"], "--rounds: give a whole number from 1 on, not 0"),
+        (stack, ["--device", "gpu"], "--device gpu: give auto, cpu, cuda or cuda:N"),
+        (sac, ["--env", "humanoid/h1-wlak"], "unknown humanoid task 'h1-wlak': did you mean h1-walk"),
+    ],
+)
+def test_a_mistake_in_an_option_is_named_before_anything_is_timed(
+    benchmark: Any,
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

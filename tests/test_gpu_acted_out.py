@@ -58,10 +58,11 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
 
 
 def test_branches_of_a_stack_go_on_from_trunks(tmp_path: Path) -> None:
-    trunk = str(tmp_path / "trunks" / "s{seed}")
+    trunk, whole = str(tmp_path / "trunks" / "s{seed}"), tmp_path / "whole"
     stacked(tmp_path, method="none", run_dir=trunk, stop_at=50, device="cuda", compile="on")
-    for path in stacked(tmp_path, fork_from=trunk, device="cuda", compile="on"):
-        assert load_run(path).status.state == "finished"
+    branches = stacked(tmp_path, fork_from=trunk, device="cuda", compile="on")
+    for one, other in zip(branches, stacked(whole, device="cuda", compile="on"), strict=True):
+        assert_same_run(one, other)
 
 
 def test_a_recorded_run_is_evaluated_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

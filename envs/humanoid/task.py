@@ -54,7 +54,7 @@ class Task:
         for torque in torques:
             if -10.0 < torque < 10.0:
                 scaled = torque / 10.0
-                excess += scaled * scaled  # as NumPy squares; `** 2` can differ in the last bit
+                excess += scaled * scaled
             else:
                 excess += 1.0
         return 1.0 - excess / (5 * len(torques))
